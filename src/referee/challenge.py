@@ -1,0 +1,303 @@
+"""`challenge.toml`: what is judged, under which contract and limits, by which metric, on which machines.
+
+Every wrong key, type, unit or missing file becomes one sentence that names the place in the file and
+the valid choices (`load_challenge`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from referee.errors import ConfigurationError
+from referee.units import Duration, Size, Usd
+
+FILE_NAME = "challenge.toml"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+
+
+class Frozen(BaseModel):
+    """Data that never changes after it was validated, with no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _container_path(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not parts.is_absolute() or ".." in parts.parts or str(parts) != path or path == "/":
+        raise ValueError(f'{path!r} is not a plain absolute path inside the container, such as "/data"')
+    if parts.parts[1] in {"proc", "sys", "dev", "etc"}:
+        raise ValueError(f"{path!r} lies under a folder that belongs to the sandbox")
+    return path
+
+
+def _file_name(name: str) -> str:
+    if not name or PurePosixPath(name).name != name or name in {".", ".."} or "\0" in name:
+        raise ValueError(f'{name!r} is not a plain file name, such as "submission.csv"')
+    return name
+
+
+ContainerPath = Annotated[str, AfterValidator(_container_path)]
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
+class Phase(Frozen):
+    """One data set to be evaluated on. Paths are relative to the folder of `challenge.toml`."""
+
+    data: Path
+    labels: Path | None = None
+    visibility: Literal["public", "private"]
+    metadata: Path | None = None
+
+
+class Contract(Frozen):
+    """What a submission's container sees. A preset gives the paths; single keys override it."""
+
+    preset: Literal["referee", "kaggle", "drivendata", "grand-challenge"] = "referee"
+    data: ContainerPath = "/data"
+    output: ContainerPath = "/output"
+    predictions: FileName = "submission.csv"
+    rootfs: Literal["read_only", "scratch"] = "read_only"
+    user: Literal["unprivileged", "image"] = "unprivileged"
+    tmp_exec: bool = False
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset", "referee") in PRESETS:
+            return PRESETS[given.get("preset", "referee")] | given
+        return given
+
+
+# Where each platform's images look for their data and leave their predictions. Images built for the other
+# platforms expect a writable root and their own user, hence `scratch` and `image`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "referee": {},
+    "kaggle": {
+        "data": "/kaggle/input",
+        "output": "/kaggle/working",
+        "rootfs": "scratch",
+        "user": "image",
+        "tmp_exec": True,
+    },
+    "drivendata": {
+        "data": "/code_execution/data",
+        "output": "/code_execution/submission",
+        "rootfs": "scratch",
+        "user": "image",
+        "tmp_exec": True,
+    },
+    "grand-challenge": {
+        "data": "/input",
+        "output": "/output",
+        "rootfs": "scratch",
+        "user": "image",
+        "tmp_exec": True,
+    },
+}
+
+
+class Limits(Frozen):
+    """What one attempt may use. `wall_time` is stated on the reference machine type."""
+
+    wall_time: Duration = timedelta(hours=9)
+    cpus: float = Field(default=1.0, gt=0)
+    memory: Size = 4 * 2**30
+    shm: Size = 64 * 2**20
+    scratch: Size = 2**30
+    output: Size = 64 * 2**20
+    output_files: int = Field(default=1024, gt=0)
+    log: Size = 2**20
+    pids: int = Field(default=512, ge=16)
+    open_files: int = Field(default=1024, ge=64)
+    gpus: int = Field(default=1, ge=0)
+
+
+class PredictionFormat(Frozen):
+    """How the prediction file must look: exactly these two columns, a row for each file of the phase."""
+
+    id_column: str = "filename"
+    value_column: str = "label"
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+    @model_validator(mode="after")
+    def _range(self) -> PredictionFormat:
+        if not self.minimum < self.maximum:
+            raise ValueError("minimum must be smaller than maximum")
+        return self
+
+
+class MetricChoice(Frozen):
+    """The primary metric, its parameters, and secondary metrics that are shown beside it."""
+
+    name: str = "log_loss"
+    epsilon: float = Field(default=1e-15, gt=0, lt=0.5)
+    secondary: tuple[str, ...] = ()
+
+
+class MachineType(Frozen):
+    """A kind of machine that attempts run on. Prices are US dollars for an hour."""
+
+    cpus: float = Field(gt=0)
+    memory: Size
+    gpus: int = Field(default=0, ge=0)
+    gpu_memory: Size | None = None
+    price: Usd = Decimal(0)
+    spot_price: Usd | None = None
+    speed: float = Field(default=1.0, gt=0)
+    reference: bool = False
+
+
+class EngineChoice(Frozen):
+    """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow)."""
+
+    name: str = "local"
+    slots: int | None = Field(default=None, gt=0)
+    order: Literal["random", "manifest"] = "random"
+    seed: int = 0
+
+
+class SandboxChoice(Frozen):
+    """The least isolation level that is accepted, and risks that the operator accepts by name."""
+
+    level: Literal["runc", "gvisor"] = "runc"
+    accepted_risks: tuple[str, ...] = ()
+
+
+class Challenge(Frozen):
+    """The whole of `challenge.toml`, validated. `folder` is where it lies; all its paths are below."""
+
+    name: Annotated[str, Field(pattern=_NAME.pattern)]
+    title: str = ""
+    deadline: datetime | None = None
+    budget: Usd | None = None
+    finals_per_team: int = Field(default=2, gt=0)
+    phases: dict[str, Phase] = Field(min_length=1)
+    contract: Contract = Contract()
+    limits: Limits = Limits()
+    predictions: PredictionFormat = PredictionFormat()
+    metric: MetricChoice = MetricChoice()
+    machines: dict[str, MachineType] = Field(default_factory=dict)
+    engine: EngineChoice = EngineChoice()
+    sandbox: SandboxChoice = SandboxChoice()
+    folder: Path = Path()
+
+    @property
+    def state_folder(self) -> Path:
+        """Where Referee keeps the ledger, the objects and the node's cache of this challenge."""
+        return self.folder / ".referee"
+
+    def phase(self, name: str) -> Phase:
+        """The phase called `name`.
+
+        Raises:
+            ConfigurationError: if there is none, with the names that there are.
+        """
+        if name not in self.phases:
+            raise ConfigurationError(
+                f"There is no phase {name!r} in {FILE_NAME}.", hint=f"Choose one of: {', '.join(self.phases)}."
+            )
+        return self.phases[name]
+
+
+def find_challenge(start: Path) -> Path:
+    """The `challenge.toml` in `start`.
+
+    Raises:
+        ConfigurationError: if there is none there.
+    """
+    path = start / FILE_NAME if start.is_dir() else start
+    if not path.is_file():
+        raise ConfigurationError(
+            f"There is no {FILE_NAME} in {path.parent}.",
+            hint="Go to your challenge's folder, or make one with `referee init NAME`.",
+        )
+    return path
+
+
+def load_challenge(path: Path) -> Challenge:
+    """Read and validate a challenge file (or the folder that holds it).
+
+    Raises:
+        ConfigurationError: with one line for each thing that is wrong: the place, what is wrong, what is valid.
+    """
+    path = find_challenge(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}.", hint="Mend that line and try again.") from error
+    if "folder" in raw:
+        raise ConfigurationError(f"{path}: folder: there is no such key.", hint="Paths are relative to the file.")
+    try:
+        challenge = Challenge.model_validate(raw | {"folder": path.parent.resolve()})
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors()]
+        raise ConfigurationError(
+            f"{path}: " + "\n".join(problems), hint="`referee init` writes a commented example with every key."
+        ) from error
+    _check_files(challenge, path)
+    return challenge
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "the file"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        valid = _keys_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        guess = f" Did you mean `{near[0]}`?" if near else ""
+        return f"{place}: there is no such key.{guess} Valid keys here: {', '.join(valid)}."
+    if kind == "missing":
+        return f"{place}: this key is required."
+    if kind == "literal_error":
+        return f"{place}: {problem['input']!r} is not one of {context['expected']}."
+    if kind == "value_error":
+        return f"{place}: {context['error']}."
+    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]} (found {problem['input']!r})."
+
+
+def _keys_at(location: tuple[str | int, ...]) -> list[str]:
+    model: Any = Challenge
+    for part in location:
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is not None:
+            model = field.annotation
+        elif getattr(model, "__origin__", None) is dict:
+            model = model.__args__[1]
+    fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return [name for name in fields if name != "folder"]
+
+
+def _check_files(challenge: Challenge, path: Path) -> None:
+    for name, phase in challenge.phases.items():
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{path}: phases.{name}: a phase's name is made of a-z, 0-9, _ and -.", hint="Rename the phase."
+            )
+        if not (challenge.folder / phase.data).is_dir():
+            raise ConfigurationError(
+                f"{path}: phases.{name}.data: there is no folder {challenge.folder / phase.data}.",
+                hint="Put the phase's files there, or correct the path (it is relative to challenge.toml).",
+            )
+        for key, file in (("labels", phase.labels), ("metadata", phase.metadata)):
+            if file is not None and not (challenge.folder / file).is_file():
+                raise ConfigurationError(
+                    f"{path}: phases.{name}.{key}: there is no file {challenge.folder / file}.",
+                    hint="Correct the path (it is relative to challenge.toml), or remove the key.",
+                )
+        if phase.labels is not None and (challenge.folder / phase.labels).resolve().is_relative_to(
+            (challenge.folder / phase.data).resolve()
+        ):
+            raise ConfigurationError(
+                f"{path}: phases.{name}.labels: the labels lie in the data folder, where submissions could read them.",
+                hint="Move them out of the data folder.",
+            )

@@ -1,0 +1,84 @@
+"""What an engine must do: place trusted workers on machines, and say what it believes about them.
+
+An engine is a rumour (design invariant 1): nothing it says ends an evaluation by itself. What counts is
+the result that the worker wrote once, under the attempt's own key. All calls work on batches and may be
+repeated safely; none is made inside a database transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from referee.worker.spec import AttemptSpec
+
+
+class JobState(StrEnum):
+    """What the engine says of a job."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An attempt's job on the engine. `name` is chosen by us before submission; `handle` is the engine's own id."""
+
+    attempt: str
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the engine says of one job now. `reason` is the engine's own words, for the operator."""
+
+    job: Job
+    state: JobState
+    node: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much more work the engine would take now: a number of attempts for each machine type."""
+
+    free: dict[str, int]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where attempts run. Implementations: `memory`, `local` (later: `slurm`, `aws-batch`, and entry points)."""
+
+    name: str
+
+    def capacity(self) -> Capacity:
+        """How many more attempts of each machine type can be submitted now."""
+        ...
+
+    def submit(self, specs: Sequence[AttemptSpec]) -> list[Job]:
+        """Start a worker for each specification. Raises `EngineError` if the engine refused all of them."""
+        ...
+
+    def observe(self, jobs: Sequence[Job]) -> list[Observation]:
+        """What the engine says of each job now, in the order asked. Jobs it no longer knows are `UNKNOWN`."""
+        ...
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End the jobs' workers, and with them their sandboxes. Unknown jobs are ignored."""
+        ...
+
+    def adopt(self, attempts: Sequence[str]) -> list[Job]:
+        """Find again the jobs of attempts that an earlier controller submitted."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or earlier when something may have changed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine; running workers go on and can be adopted."""
+        ...
