@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all the set-up on a fresh machine; both can be repeated.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+EXAMPLE := examples/deepfake
+
+.PHONY: help demo test lint unit clean docs bench-local
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+
+$(INSTALLED): requirements/dev.txt $(EXAMPLE)/requirements.txt pyproject.toml scripts/system-packages
+	@scripts/system-packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing Python packages into .venv (pinned, with hashes)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $(EXAMPLE)/requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## the example challenge, end to end, on real video in real containers; leaves demo/
+	@scripts/system-packages
+	@$(BIN)/python $(EXAMPLE)/demo.py
+
+test: $(INSTALLED)  ## every check: lint, types, architecture, and all the tests
+	@scripts/system-packages
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(INSTALLED)  ## the quick tests only
+	$(BIN)/python -m pytest -q tests/unit
+
+bench-local: $(INSTALLED)  ## 200 trivial containers through Referee against bare podman
+	$(BIN)/python benchmarks/bench_local.py
+
+clean:  ## remove what make made
+	rm -rf .venv .cache demo
