@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from referee.worker.spec import AttemptSpec
+from referee.attempts import AttemptSpec
 
 
 class JobState(StrEnum):

@@ -1,0 +1,98 @@
+"""An attempt as the controller orders it and as the worker answers: frozen, and JSON on the wire.
+
+A specification never holds labels, team names or other attempts' keys. It is written to the object
+store before the attempt is submitted to an engine; the worker is started with its location only.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from referee.challenge import Contract, Frozen, Limits, PredictionFormat
+from referee.verdicts import Verdict
+
+
+class AttemptSpec(Frozen):
+    """One execution of one evaluation.
+
+    Attributes:
+        attempt: the attempt's name, unique for ever, such as `s-4f21c9.private_test.1`.
+        evaluation: `<blind id>.<phase>`.
+        image: digest (`sha256:…`) of the image's manifest in the image store.
+        phase_data_key: key of the JSON of `PhaseData` in the object store.
+        items: the files to predict; `None` for all of the phase.
+        result_key: unguessable folder in the object store under which this attempt alone writes its result.
+        private: logs of private phases stay with the operator.
+        level: the isolation level to run at (`runc` or `gvisor`).
+        machine_type: name of the machine type that it was assigned to.
+        wall_time_scale: factor on `limits.wall_time` for this machine type.
+    """
+
+    attempt: str
+    evaluation: str
+    campaign: str
+    submission: str
+    phase: str
+    image: str
+    phase_data_key: str
+    items: tuple[str, ...] | None = None
+    result_key: str
+    private: bool
+    gpus: int = 0
+    level: str = "runc"
+    machine_type: str = "local"
+    wall_time_scale: float = 1.0
+    contract: Contract
+    limits: Limits
+    predictions: PredictionFormat
+
+
+class Measurements(Frozen):
+    """What the host measured, from outside the container. Sizes in bytes, times in seconds.
+
+    `preparation_seconds` is staging, unpacking and start; `nearest_limit` names the limit of which the
+    largest share was used, and `nearest_limit_share` that share (1.0 is the limit).
+    """
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    preparation_seconds: float = 0.0
+    oom_kills: int = 0
+    pids_peak: int | None = None
+    pids_refused: int = 0
+    output_bytes: int = 0
+    output_files: int = 0
+    log_bytes: int = 0
+    gpu_peak_memory_bytes: int | None = None
+    nearest_limit: str | None = None
+    nearest_limit_share: float | None = None
+
+
+class AttemptResult(Frozen):
+    """How one attempt ended.
+
+    Attributes:
+        detail: for the operator only; may quote what the submission did.
+        signature: a redacted line for the participant: a class of failure and a row number at most.
+        predictions_digest: `sha256:…` of the accepted prediction file, stored beside the result.
+        log_digest: `sha256:…` of the kept part of the log, stored beside the result.
+    """
+
+    attempt: str
+    verdict: Verdict
+    exit_status: int | None = None
+    signal: int | None = None
+    detail: str = ""
+    signature: str = ""
+    measurements: Measurements | None = None
+    predictions_digest: str | None = None
+    predictions_rows: int | None = None
+    log_digest: str | None = None
+    node: str
+    boot_id: str
+    machine_type: str
+    level: str
+    started_at: datetime
+    ended_at: datetime
+    worker_version: str
