@@ -101,6 +101,7 @@ WRONG: list[tuple[str, bytes, Problem, int | None]] = [
     ("CR CR LF", GOOD.replace(b"\n", b"\r\r\n"), Problem.CARRIAGE_RETURN, 1),
     ("CR at the very end", GOOD[:-1] + b"\r", Problem.CARRIAGE_RETURN, 4),
     ("endless line", b"filename,label\na.mp4," + b"0" * 100_000, Problem.LINE_TOO_LONG, 2),
+    ("long line that does end", b"filename,label\n" + b"x" * 5000 + b",0.5\n" + GOOD, Problem.LINE_TOO_LONG, 2),
     ("endless line after sound rows", GOOD + b"x" * 100_000, Problem.LINE_TOO_LONG, 5),
     ("endless header", b"f" * 100_000, Problem.LINE_TOO_LONG, 1),
     ("only a line end", b"\n", Problem.EMPTY_LINE, 1),
@@ -208,6 +209,13 @@ def test_the_columns_and_the_range_are_the_challenges() -> None:
     assert read_predictions(data, ["a"], layout, limit_bytes=LIMIT).values.tolist() == [-9.5]
     with pytest.raises(PredictionError, match=r"-10\.5.*-10 to 10"):
         read_predictions(b"id,score\na,-10.5\n", ["a"], layout, limit_bytes=LIMIT)
+
+
+def test_no_range_makes_an_infinite_value_welcome() -> None:
+    layout = PredictionFormat(minimum=float("-inf"), maximum=float("inf"))
+    assert read_predictions(b"filename,label\na,1e308\n", ["a"], layout, limit_bytes=LIMIT).values.tolist() == [1e308]
+    with pytest.raises(PredictionError, match="lies outside"):
+        read_predictions(b"filename,label\na,-1e309\n", ["a"], layout, limit_bytes=LIMIT)
 
 
 def test_the_digest_is_that_of_the_bytes() -> None:
