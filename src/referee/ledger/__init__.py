@@ -1,1 +1,90 @@
-"""TODO"""
+"""The ledger: the append-only, hash-chained record of everything that happened, and what it adds up to.
+
+| module | noun |
+|---|---|
+| `events` | every kind of event that can be recorded, as frozen models |
+| `chain` | canonical JSON, the hash of a link, walking a chain (pure; the auditor uses it without a database) |
+| `schema`, `migrations` | the tables, and how files of older versions become files of this one |
+| `database` | SQLite: settings, transactions, which places are refused |
+| `records` | an event with its place in the chain |
+| `store` | `Ledger`: create, open, append, verify, rebuild, lead |
+| `lease` | the lock that keeps a second controller out |
+| `identities` | the names behind the blind ids, kept outside of the chain |
+| `projections` | the tables that follow from the events, and the histories that are refused |
+| `queries` | what the command line, the report and the web read |
+
+Writing is one function, `Ledger.append`. What controllers write needs the lease:
+
+    with Ledger.open(path) as ledger, ledger.lead() as lease:
+        lease.append([AttemptPlanned(...), ...])     # one transaction: all of them, or none
+"""
+
+from referee.ledger import queries
+from referee.ledger.chain import Head, Link, canonical_json, verify_links
+from referee.ledger.events import (
+    AttemptEnded,
+    AttemptFenced,
+    AttemptPlanned,
+    AttemptSubmitted,
+    CampaignFinished,
+    ChallengeRecorded,
+    ControllerStarted,
+    ControllerStopped,
+    DispatchResumed,
+    DispatchStopped,
+    EvaluationEnded,
+    EvaluationReopened,
+    EvaluationRequested,
+    EvaluationScored,
+    Event,
+    IdentitiesUnblinded,
+    LedgerCreated,
+    NodeProved,
+    NodeQuarantined,
+    NodeRefused,
+    NodeReleased,
+    PhaseRecorded,
+    RiskAccepted,
+    SubmissionImported,
+    read_event,
+)
+from referee.ledger.identities import Identity
+from referee.ledger.records import Recorded
+from referee.ledger.store import Lease, Ledger
+
+__all__ = [
+    "AttemptEnded",
+    "AttemptFenced",
+    "AttemptPlanned",
+    "AttemptSubmitted",
+    "CampaignFinished",
+    "ChallengeRecorded",
+    "ControllerStarted",
+    "ControllerStopped",
+    "DispatchResumed",
+    "DispatchStopped",
+    "EvaluationEnded",
+    "EvaluationReopened",
+    "EvaluationRequested",
+    "EvaluationScored",
+    "Event",
+    "Head",
+    "IdentitiesUnblinded",
+    "Identity",
+    "Lease",
+    "Ledger",
+    "LedgerCreated",
+    "Link",
+    "NodeProved",
+    "NodeQuarantined",
+    "NodeRefused",
+    "NodeReleased",
+    "PhaseRecorded",
+    "Recorded",
+    "RiskAccepted",
+    "SubmissionImported",
+    "canonical_json",
+    "queries",
+    "read_event",
+    "verify_links",
+]

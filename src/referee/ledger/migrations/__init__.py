@@ -1,0 +1,44 @@
+"""The ledger's schema through time, as alembic revisions; `bring_up_to_date` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from referee.errors import LedgerError
+
+# The newest revision. Kept here so that opening a ledger that is up to date does not load alembic.
+NEWEST = "0001"
+
+
+def version_of(connection: Connection) -> str | None:
+    """The revision that the database is at; None for an empty one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def bring_up_to_date(connection: Connection, *, revision: str = NEWEST) -> None:
+    """Run, inside the caller's transaction, every migration that the database has not seen.
+
+    Raises:
+        LedgerError: if the database was written by a newer version of Referee.
+    """
+    from alembic import command  # noqa: PLC0415 - loading alembic takes longer than most commands
+    from alembic.config import Config  # noqa: PLC0415 - the same
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - the same
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    version = version_of(connection)
+    if version is not None and version not in known:
+        raise LedgerError(
+            f"This ledger was written by a newer version of Referee (schema {version}, this one knows {NEWEST}).",
+            hint="Install that version, or a later one.",
+        )
+    command.upgrade(config, revision)

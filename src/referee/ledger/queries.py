@@ -1,0 +1,412 @@
+"""What the command line, the report and the web read: typed rows, one function for each question.
+
+Each takes the ledger and reads one unchanging state of it. Times are aware and in UTC; durations are seconds;
+sizes are bytes; scores are the floats that were recorded, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, func, select
+
+from referee.attempts import Measurements
+from referee.ledger.chain import parse_time
+from referee.ledger.events import (
+    ChallengeRecorded,
+    DispatchResumed,
+    DispatchStopped,
+    LedgerCreated,
+    RiskAccepted,
+)
+from referee.ledger.identities import Identity
+from referee.ledger.schema import (
+    ATTEMPTS,
+    CONTROLLERS,
+    EVALUATIONS,
+    EVENTS,
+    IDENTITIES,
+    NODES,
+    PHASES,
+    SCORES,
+    SUBMISSIONS,
+)
+from referee.ledger.store import Ledger
+from referee.policy import Outcome
+from referee.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a phase is. `verdicts` counts the evaluations that have ended, by verdict."""
+
+    total: int
+    done: int
+    running: int
+    waiting: int
+    verdicts: dict[Verdict, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerRow:
+    """A controller's time at the helm; `stopped_at` is None while it leads, and if it died."""
+
+    epoch: int
+    host: str
+    pid: int
+    boot_id: str
+    started_at: datetime
+    stopped_at: datetime | None
+    stop_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRow:
+    """A phase as it was last recorded."""
+
+    phase: str
+    data_digest: str
+    files: int
+    labels_digest: str | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRow:
+    """A submission under its blind ids."""
+
+    submission: str
+    team: str
+    kind: str
+    image: str
+    public_score: float | None
+    public_runtime_seconds: float | None
+    same_image_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """A submission on a phase.
+
+    Attributes:
+        order: its place in the order of dispatch.
+        round: 1, and one more for each time that the operator reopened it.
+        attempts: how many were planned, over all rounds.
+        open_attempt: the one that is planned or runs now.
+        last_verdict: of the last attempt that ended.
+        verdict: of the evaluation; None while it has not ended.
+        attempt: the one that the verdict rests on.
+        predictions_digest: of the accepted predictions; None unless the verdict is ok.
+    """
+
+    evaluation: str
+    submission: str
+    team: str
+    submission_kind: str
+    image: str
+    phase: str
+    order: int
+    round: int
+    attempts: int
+    open_attempt: str | None
+    last_verdict: Verdict | None
+    verdict: Verdict | None
+    attempt: str | None
+    reason: str
+    requested_at: datetime
+    ended_at: datetime | None
+    predictions_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One execution. `fenced` is why a late or foreign result of it was left aside, if there was one."""
+
+    attempt: str
+    evaluation: str
+    number: int
+    round: int
+    machine_type: str
+    engine: str
+    result_key: str
+    level: str
+    reference: bool
+    wall_time_scale: float
+    speed_ratio_upper: float | None
+    handle: str | None
+    planned_at: datetime
+    submitted_at: datetime | None
+    verdict: Verdict | None
+    node: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    measurements: Measurements | None
+    exit_status: int | None
+    signal: int | None
+    signature: str | None
+    detail: str | None
+    predictions_digest: str | None
+    predictions_rows: int | None
+    log_digest: str | None
+    reported_by: str | None
+    fenced: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """An evaluation's score by one metric; `value` is the recorded float."""
+
+    evaluation: str
+    submission: str
+    metric: str
+    value: float
+    predictions_digest: str
+    labels_digest: str
+    scorer_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """What is known of a node; `proved` is None before its first proof."""
+
+    node: str
+    boot_id: str | None
+    level: str | None
+    proved: bool | None
+    quarantined: bool
+    reason: str
+
+
+def campaign(ledger: Ledger) -> LedgerCreated:
+    """The campaign's random name and the challenge's name."""
+    created = ledger.events(LedgerCreated)[0].event
+    assert isinstance(created, LedgerCreated)  # noqa: S101 - asked for by its kind
+    return created
+
+
+def challenge(ledger: Ledger) -> ChallengeRecorded | None:
+    """The challenge as it was last recorded."""
+    found = [recorded.event for recorded in ledger.events(ChallengeRecorded)]
+    return found[-1] if found and isinstance(found[-1], ChallengeRecorded) else None
+
+
+def accepted_risks(ledger: Ledger) -> tuple[str, ...]:
+    """Names of the risks that were ever accepted, in order, each once."""
+    names = (r.event.name for r in ledger.events(RiskAccepted) if isinstance(r.event, RiskAccepted))
+    return tuple(dict.fromkeys(names))
+
+
+def dispatch_stopped(ledger: Ledger) -> str | None:
+    """Why nothing is started at present (the circuit breaker is open), or None."""
+    reason = None
+    for recorded in ledger.events(DispatchStopped, DispatchResumed):
+        reason = recorded.event.reason if isinstance(recorded.event, DispatchStopped) else None
+    return reason
+
+
+def last_event_time(ledger: Ledger) -> datetime:
+    """When something was last recorded."""
+    with ledger.read() as connection:
+        return parse_time(connection.execute(select(EVENTS.c.time).order_by(EVENTS.c.seq.desc()).limit(1)).scalar_one())
+
+
+def status(ledger: Ledger, phase: str) -> Status:
+    """How many evaluations of a phase there are, have ended, run, and wait."""
+    state = (EVALUATIONS.c.verdict, EVALUATIONS.c.open_attempt.is_not(None))
+    query = select(*state, func.count()).where(EVALUATIONS.c.phase == phase).group_by(*state)
+    verdicts: dict[Verdict, int] = {}
+    running = waiting = 0
+    with ledger.read() as connection:
+        for verdict, is_open, count in connection.execute(query):
+            if verdict is not None:
+                verdicts[Verdict(verdict)] = count
+            elif is_open:
+                running += count
+            else:
+                waiting += count
+    done = sum(verdicts.values())
+    ordered = {verdict: verdicts[verdict] for verdict in Verdict if verdict in verdicts}
+    return Status(done + running + waiting, done, running, waiting, ordered)
+
+
+def controllers(ledger: Ledger) -> tuple[ControllerRow, ...]:
+    """Every controller there was, the newest last."""
+    return _rows(ledger, select(CONTROLLERS).order_by(CONTROLLERS.c.epoch), ControllerRow)
+
+
+def phases(ledger: Ledger) -> dict[str, PhaseRow]:
+    """The recorded phases by name."""
+    return {row.phase: row for row in _rows(ledger, select(PHASES).order_by(PHASES.c.phase), PhaseRow)}
+
+
+def submissions(ledger: Ledger) -> tuple[SubmissionRow, ...]:
+    """All submissions, in the order of their import."""
+    columns = [column for column in SUBMISSIONS.c if column.name not in {"identity_commitment", "seq"}]
+    return _rows(ledger, select(*columns).order_by(SUBMISSIONS.c.seq), SubmissionRow)
+
+
+_EVALUATION = (
+    SUBMISSIONS.c.team,
+    SUBMISSIONS.c.kind.label("submission_kind"),
+    SUBMISSIONS.c.image,
+    EVALUATIONS.c.position.label("order"),
+    *(column for column in EVALUATIONS.c if column.name != "position"),
+)
+
+
+def evaluations(ledger: Ledger, phase: str | None = None) -> tuple[EvaluationRow, ...]:
+    """Evaluations of a phase (or of all), in the order of dispatch."""
+    query = select(*_EVALUATION).join(SUBMISSIONS).order_by(EVALUATIONS.c.phase, EVALUATIONS.c.position)
+    return _rows(ledger, query if phase is None else query.where(EVALUATIONS.c.phase == phase), EvaluationRow)
+
+
+_ATTEMPT = tuple(column for column in ATTEMPTS.c if column.name not in {"planned_seq", "ended_seq"})
+
+
+def attempts(ledger: Ledger, *, phase: str | None = None, evaluation: str | None = None) -> tuple[AttemptRow, ...]:
+    """Attempts of a phase, of one evaluation, or all, in the order in which they were planned."""
+    query = select(*_ATTEMPT).order_by(ATTEMPTS.c.planned_seq)
+    if evaluation is not None:
+        query = query.where(ATTEMPTS.c.evaluation == evaluation)
+    if phase is not None:
+        query = query.join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+    return _rows(ledger, query, AttemptRow)
+
+
+def open_attempts(ledger: Ledger, phase: str | None = None) -> tuple[AttemptRow, ...]:
+    """Attempts that were planned and have not ended: what a new controller has to adopt."""
+    query = select(*_ATTEMPT).where(ATTEMPTS.c.ended_seq.is_(None)).order_by(ATTEMPTS.c.planned_seq)
+    if phase is not None:
+        query = query.join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+    return _rows(ledger, query, AttemptRow)
+
+
+def scores(ledger: Ledger, phase: str | None = None) -> tuple[ScoreRow, ...]:
+    """Scores of a phase (or of all), by evaluation and metric."""
+    query = (
+        select(
+            SCORES.c.evaluation,
+            EVALUATIONS.c.submission,
+            *(SCORES.c[name] for name in ("metric", "value", "predictions_digest", "labels_digest", "scorer_version")),
+        )
+        .join(EVALUATIONS)
+        .order_by(SCORES.c.evaluation, SCORES.c.metric)
+    )
+    return _rows(ledger, query if phase is None else query.where(EVALUATIONS.c.phase == phase), ScoreRow)
+
+
+def nodes(ledger: Ledger) -> tuple[NodeRow, ...]:
+    """What is known of each node."""
+    columns = [column for column in NODES.c if column.name not in {"released_seq", "seq"}]
+    return _rows(ledger, select(*columns).order_by(NODES.c.node), NodeRow)
+
+
+_OUTCOME = (
+    ATTEMPTS.c.evaluation,
+    ATTEMPTS.c.verdict,
+    ATTEMPTS.c.node,
+    ATTEMPTS.c.machine_type,
+    ATTEMPTS.c.reference.label("is_reference"),
+    ATTEMPTS.c.wall_time_scale,
+    ATTEMPTS.c.speed_ratio_upper,
+)
+
+
+def histories(ledger: Ledger, phase: str, *, undecided: bool = False) -> dict[str, tuple[Outcome, ...]]:
+    """What `policy.decide` needs: for each evaluation, in the order of dispatch, its ended attempts of this round.
+
+    Args:
+        ledger: the ledger.
+        phase: of which phase.
+        undecided: only evaluations that have neither ended nor an open attempt, so that a decision is due.
+    """
+    wanted: ColumnElement[bool] = EVALUATIONS.c.phase == phase
+    if undecided:
+        wanted &= EVALUATIONS.c.verdict.is_(None) & EVALUATIONS.c.open_attempt.is_(None)
+    keys = select(EVALUATIONS.c.evaluation).where(wanted).order_by(EVALUATIONS.c.position, EVALUATIONS.c.evaluation)
+    query = (
+        select(*_OUTCOME)
+        .join(EVALUATIONS)
+        .where(wanted, ATTEMPTS.c.round == EVALUATIONS.c.round, ATTEMPTS.c.ended_seq.is_not(None))
+        .order_by(ATTEMPTS.c.evaluation, ATTEMPTS.c.number)
+    )
+    with ledger.read() as connection:
+        found: dict[str, list[Outcome]] = {name: [] for name in connection.execute(keys).scalars()}
+        for row in connection.execute(query):
+            found[row.evaluation].append(_outcome(row._mapping))
+    return {name: tuple(outcomes) for name, outcomes in found.items()}
+
+
+def recent_outcomes(ledger: Ledger, *, limit: int = 100) -> tuple[Outcome, ...]:
+    """What `policy.breaker` needs: the last ended attempts since dispatch was last resumed, oldest first."""
+    resumed = select(func.coalesce(func.max(EVENTS.c.seq), 0)).where(EVENTS.c.kind == DispatchResumed.kind)
+    query = (
+        select(*_OUTCOME)
+        .where(ATTEMPTS.c.ended_seq > resumed.scalar_subquery())
+        .order_by(ATTEMPTS.c.ended_seq.desc())
+        .limit(limit)
+    )
+    with ledger.read() as connection:
+        return tuple(_outcome(row._mapping) for row in connection.execute(query))[::-1]
+
+
+def node_outcomes(ledger: Ledger) -> tuple[Outcome, ...]:
+    """What `policy.node_health` needs: ended attempts on known nodes, each since its node was last released."""
+    query = (
+        select(*_OUTCOME)
+        .outerjoin(NODES, NODES.c.node == ATTEMPTS.c.node)
+        .where(
+            ATTEMPTS.c.node.is_not(None),
+            ATTEMPTS.c.ended_seq > func.coalesce(NODES.c.released_seq, 0),
+        )
+        .order_by(ATTEMPTS.c.ended_seq)
+    )
+    with ledger.read() as connection:
+        return tuple(_outcome(row._mapping) for row in connection.execute(query))
+
+
+def names(ledger: Ledger, submissions: Collection[str]) -> dict[str, Identity]:
+    """The names behind blind submission ids. Only under `--unblind`, after `identities.unblinded` was recorded."""
+    wanted = set(submissions)
+    with ledger.read() as connection:
+        rows = connection.execute(select(IDENTITIES).order_by(IDENTITIES.c.submission)).all()
+    return {
+        row.submission: Identity(row.submission, row.team, row.submission_name, row.team_name, row.salt)
+        for row in rows
+        if row.submission in wanted
+    }
+
+
+R = TypeVar("R")
+
+_TIMES = frozenset(
+    {"planned_at", "submitted_at", "started_at", "ended_at", "requested_at", "stopped_at", "finished_at"}
+)
+_VERDICTS = frozenset({"verdict", "last_verdict"})
+
+
+def _outcome(row: Any) -> Outcome:
+    return Outcome(**{name: _typed(name, value) for name, value in row.items()})
+
+
+def _rows(ledger: Ledger, query: Select[Any], kind: type[R]) -> tuple[R, ...]:
+    with ledger.read() as connection:
+        return tuple(
+            kind(**{name: _typed(name, value) for name, value in row.items()})
+            for row in connection.execute(query).mappings()
+        )
+
+
+def _typed(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in _TIMES:
+        return parse_time(value)
+    if name in _VERDICTS:
+        return Verdict(value)
+    if name == "measurements":
+        return Measurements.model_validate_json(value)
+    return float(value) if name == "value" else value

@@ -1,0 +1,42 @@
+"""An event together with its place in the chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, select
+
+from referee.ledger.chain import EMPTY, Head, Link, parse_time
+from referee.ledger.events import Event, read_event
+from referee.ledger.schema import EVENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was recorded: where in the chain, when, under which controller's epoch (None: by no controller)."""
+
+    seq: int
+    time: datetime
+    epoch: int | None
+    hash: str
+    event: Event
+
+
+def read_link(row: Row[tuple[object, ...]]) -> Link:
+    """A row of the table `events` as a link."""
+    return Link(row.seq, row.prev, row.time, row.epoch, row.kind, row.payload, row.hash)
+
+
+def recorded(link: Link, event: Event | None = None) -> Recorded:
+    """A link with its event; read from the payload unless it is at hand."""
+    return Recorded(
+        link.seq, parse_time(link.time), link.epoch, link.hash, event or read_event(link.kind, link.payload)
+    )
+
+
+def read_head(connection: Connection) -> Head:
+    """The chain's last link."""
+    newest = select(EVENTS.c.seq, EVENTS.c.hash).order_by(EVENTS.c.seq.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    return EMPTY if row is None else Head(row.seq, row.hash)

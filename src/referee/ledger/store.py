@@ -1,0 +1,371 @@
+"""`Ledger`: the one place where events are written, and the chain is checked."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, create_engine, insert, select
+
+from referee.errors import ConflictError, LedgerError
+from referee.ledger import database, projections
+from referee.ledger.chain import Head, Link, next_link, verify_links
+from referee.ledger.events import (
+    ControllerStarted,
+    ControllerStopped,
+    Event,
+    LedgerCreated,
+    SubmissionImported,
+    read_event,
+    utc_now,
+)
+from referee.ledger.identities import Identity
+from referee.ledger.lease import FILE_NAME as LOCK_NAME
+from referee.ledger.lease import ControllerLock
+from referee.ledger.migrations import NEWEST, bring_up_to_date, version_of
+from referee.ledger.records import Recorded, read_head, read_link, recorded
+from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES, METADATA, SUBMISSIONS
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right to write what controllers write, while the `Ledger.lead` block lasts.
+
+    Set `reason` to say in the chain why the controller stopped.
+    """
+
+    ledger: Ledger
+    epoch: int
+    reason: str = field(default="finished")
+
+    def append(self, events: Sequence[Event]) -> list[Recorded]:
+        """`Ledger.append` under this lease's epoch."""
+        return self.ledger.append(events, epoch=self.epoch)
+
+
+class Ledger:
+    """A campaign's ledger in the SQLite file `path`. Close it, or use it in a `with` block.
+
+    It may be used by several threads. A forked child must open its own.
+    """
+
+    def __init__(self, path: Path, engine: Engine, clock: Clock) -> None:
+        self.path = path
+        self._engine = engine
+        self._clock = clock
+
+    @classmethod
+    def create(cls, path: Path, *, campaign: str, challenge_name: str, clock: Clock = utc_now) -> Ledger:
+        """Make a new ledger: afterwards it is there whole, or (if this is killed) not at all.
+
+        Raises:
+            ConflictError: if there is something at `path`.
+            HostError: if it lies on a network file system.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database.refuse_network_file_system(path.parent)
+        draft = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        engine = database.open_engine(draft)
+        with database.writing(engine) as connection:
+            bring_up_to_date(connection)
+            created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
+            cls(draft, engine, clock)._write(connection, [created], None)
+        engine.dispose()
+        try:
+            os.link(draft, path)
+        except (FileExistsError, FileNotFoundError) as error:
+            raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
+        finally:
+            for leftover in path.parent.glob(f".{path.name}.new-*"):
+                leftover.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return cls.open(path, clock=clock)
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Clock = utc_now) -> Ledger:
+        """Open a ledger, and bring it up to date if an older version of Referee wrote it.
+
+        Raises:
+            LedgerError: if there is none, or a newer version wrote it.
+            HostError: if it lies on a network file system.
+        """
+        if not path.is_file():
+            raise LedgerError(
+                f"There is no ledger at {path}.",
+                hint="Begin with `referee submissions import`, in the challenge's folder.",
+            )
+        database.refuse_network_file_system(path.parent)
+        ledger = cls(path, database.open_engine(path), clock)
+        try:
+            with ledger.read() as connection:
+                version = version_of(connection)
+            if version != NEWEST:
+                ledger._migrate()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A reading transaction: one unchanging state of the ledger, for `queries`."""
+        return database.reading(self._engine)
+
+    # Writing
+
+    def append(
+        self, events: Sequence[Event], *, epoch: int | None = None, identities: Sequence[Identity] = ()
+    ) -> list[Recorded]:
+        """Add events at the end of the chain: all of them, or none. The only way to write.
+
+        Args:
+            events: what happened, in order.
+            epoch: the controller's epoch, for what only a controller may say.
+            identities: the names behind the submissions that these events import.
+
+        Raises:
+            ConflictError: if another controller has taken over since `epoch`, or that lease has ended.
+            LedgerError: if an event does not fit what happened before it.
+        """
+        for event in events:
+            if isinstance(event, LedgerCreated | ControllerStarted):
+                raise LedgerError(
+                    f"{event.kind} is written by the ledger itself.", hint="Use `Ledger.create` or `Ledger.lead`."
+                )
+            if event.by_controller and epoch is None:
+                raise LedgerError(
+                    f"{event.kind} may only be written by the controller that holds the lease.",
+                    hint="Use `Ledger.lead` and give its epoch.",
+                )
+        with database.writing(self._engine) as connection:
+            if epoch is not None:
+                _check_epoch(connection, epoch)
+            for identity in identities:
+                connection.execute(insert(IDENTITIES).values(**_columns(identity)))
+            written = self._write(connection, events, epoch)
+            _check_commitments(events, identities)
+        return written
+
+    def _write(self, connection: Connection, events: Sequence[Event], epoch: int | None) -> list[Recorded]:
+        head = read_head(connection)
+        links: list[Link] = []
+        for event in events:
+            link = next_link(head, self._clock(), epoch, event.kind, event.payload())
+            links.append(link)
+            head = Head(link.seq, link.hash)
+        if links:
+            connection.execute(insert(EVENTS), [_columns(link) for link in links])
+        for link, event in zip(links, events, strict=True):
+            projections.apply(connection, link, event)
+        return [recorded(link, event) for link, event in zip(links, events, strict=True)]
+
+    @contextmanager
+    def lead(self, *, host: str | None = None) -> Iterator[Lease]:
+        """Be the controller while the block lasts: take the lock, and begin a new epoch.
+
+        Raises:
+            ConflictError: at once, if another controller holds the lock; it names process and host.
+        """
+        name = host or socket.gethostname()
+        lock = ControllerLock(self.path.with_name(LOCK_NAME))
+        lock.acquire(name)
+        try:
+            lease = Lease(self, self._begin_epoch(name))
+            try:
+                yield lease
+            except BaseException as error:
+                lease.reason = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+                raise
+            finally:
+                self._end_epoch(lease)
+        finally:
+            lock.release()
+
+    def _begin_epoch(self, host: str) -> int:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        with database.writing(self._engine) as connection:
+            newest = _newest_controller(connection)
+            epoch = (newest[0] if newest else 0) + 1
+            started = ControllerStarted(epoch=epoch, host=host, pid=os.getpid(), boot_id=boot_id)
+            self._write(connection, [started], epoch)
+        return epoch
+
+    def _end_epoch(self, lease: Lease) -> None:
+        try:
+            lease.append([ControllerStopped(epoch=lease.epoch, reason=lease.reason)])
+        except ConflictError:
+            # Somebody took over in spite of the lock; the chain says so already, and this controller is gone.
+            return
+
+    # Reading and checking
+
+    def head(self) -> Head:
+        """The chain's last link."""
+        with self.read() as connection:
+            return read_head(connection)
+
+    def events(self, *kinds: type[Event], after: int = 0) -> list[Recorded]:
+        """Events in order: all, or those of the given kinds, with a `seq` above `after`."""
+        wanted = select(EVENTS).where(EVENTS.c.seq > after).order_by(EVENTS.c.seq)
+        if kinds:
+            wanted = wanted.where(EVENTS.c.kind.in_([kind.kind for kind in kinds]))
+        with self.read() as connection:
+            return [recorded(read_link(row)) for row in connection.execute(wanted)]
+
+    def links(self) -> list[Link]:
+        """The chain as it is stored, for whoever checks or exports it."""
+        with self.read() as connection:
+            return list(_links(connection))
+
+    def verify(self) -> Head:
+        """Check everything: the chain, that each event can be read, the names' commitments, and the projections.
+
+        Returns:
+            The head of the sound chain.
+
+        Raises:
+            LedgerError: naming the first thing that is wrong.
+        """
+        with self.read() as connection:
+            head = verify_links(_links(connection))
+            first = next(_links(connection), None)
+            if first is None or first.kind != LedgerCreated.kind:
+                raise LedgerError("The ledger does not begin with its creation.", hint="Restore it from a copy.")
+            _verify_identities(connection)
+            replayed, stored = _replay(connection), projections.contents(connection)
+            for table, rows in replayed.items():
+                if stored[table] != rows:
+                    odd = next((a or b for a, b in _pairs(stored[table], rows) if a != b), None)
+                    raise LedgerError(
+                        f"The table {table} does not follow from the chain, beginning with {odd and odd[0]!r}.",
+                        hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
+                    )
+        return head
+
+    def rebuild(self) -> None:
+        """Make every projection again from the chain, after checking the chain."""
+        with database.writing(self._engine) as connection:
+            verify_links(_links(connection))
+            self._rebuild(connection)
+
+    def _rebuild(self, connection: Connection) -> None:
+        projections.clear(connection)
+        for link in list(_links(connection)):
+            projections.apply(connection, link, read_event(link.kind, link.payload))
+
+    def _migrate(self) -> None:
+        # A controller of the older version must not write while its tables change.
+        lock = ControllerLock(self.path.with_name(LOCK_NAME))
+        lock.acquire(socket.gethostname())
+        try:
+            with database.writing(self._engine) as connection:
+                bring_up_to_date(connection)
+                self._rebuild(connection)
+        finally:
+            lock.release()
+
+
+def _columns(thing: Link | Identity) -> dict[str, object]:
+    return {name: getattr(thing, name) for name in thing.__slots__}
+
+
+def _links(connection: Connection) -> Iterator[Link]:
+    rows = connection.execute(select(EVENTS).order_by(EVENTS.c.seq).execution_options(yield_per=1000))
+    return map(read_link, rows)
+
+
+def _newest_controller(connection: Connection) -> tuple[int, str, int, str | None] | None:
+    table = CONTROLLERS.c
+    newest = select(table.epoch, table.host, table.pid, table.stopped_at).order_by(table.epoch.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    return None if row is None else (row.epoch, row.host, row.pid, row.stopped_at)
+
+
+def _check_epoch(connection: Connection, epoch: int) -> None:
+    newest = _newest_controller(connection)
+    if newest is None or epoch > newest[0]:
+        raise LedgerError(f"No controller ever had the epoch {epoch}.", hint="Take the lease with `Ledger.lead`.")
+    current, host, pid, stopped_at = newest
+    if epoch < current:
+        raise ConflictError(
+            f"Another controller took over: process {pid} on {host} (epoch {current}; this one is {epoch}).",
+            hint="Leave the campaign to that one; this one has stopped writing.",
+        )
+    if stopped_at is not None:
+        raise ConflictError(f"The lease of epoch {epoch} has ended.", hint="Start again with `referee run`.")
+
+
+def _check_commitments(events: Sequence[Event], identities: Sequence[Identity]) -> None:
+    imported = {event.submission: event for event in events if isinstance(event, SubmissionImported)}
+    for identity in identities:
+        event = imported.get(identity.submission)
+        if event is None or (event.team, event.identity_commitment) != (identity.team, identity.commitment):
+            raise LedgerError(
+                f"The names given for {identity.submission} are not those that the chain commits to.",
+                hint="This is a defect of Referee; nothing was written. Please report it.",
+            )
+
+
+def _verify_identities(connection: Connection) -> None:
+    bound = select(IDENTITIES, SUBMISSIONS.c.identity_commitment).outerjoin(
+        SUBMISSIONS, SUBMISSIONS.c.submission == IDENTITIES.c.submission
+    )
+    for row in connection.execute(bound.order_by(IDENTITIES.c.submission)):
+        identity = Identity(row.submission, row.team, row.submission_name, row.team_name, row.salt)
+        if identity.commitment != row.identity_commitment:
+            raise LedgerError(
+                f"The names of {row.submission} are not those that the chain commits to: they were changed.",
+                hint="Restore the table `identities` from a copy.",
+            )
+
+
+def _replay(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
+    engine = create_engine("sqlite://")
+    try:
+        with engine.begin() as fresh:
+            METADATA.create_all(fresh)
+            for link in _links(connection):
+                projections.apply(fresh, link, read_event(link.kind, link.payload))
+            return projections.contents(fresh)
+    finally:
+        engine.dispose()
+
+
+def _pairs(
+    stored: Sequence[tuple[object, ...]], replayed: Sequence[tuple[object, ...]]
+) -> Iterator[tuple[tuple[object, ...] | None, tuple[object, ...] | None]]:
+    for index in range(max(len(stored), len(replayed))):
+        yield (
+            stored[index] if index < len(stored) else None,
+            replayed[index] if index < len(replayed) else None,
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
