@@ -125,6 +125,7 @@ WRONG: list[tuple[str, bytes, Problem, int | None]] = [
     ("a third column in a row", row_with("1,"), Problem.EXTRA_COLUMN, 3),
     ("decimal comma", row_with("0,5"), Problem.EXTRA_COLUMN, 3),
     ("one column in a row", b"filename,label\na.mp4,0.25\nb.mp4\nc.mp4,0\n", Problem.MISSING_COLUMN, 3),
+    ("separators in each other's place", b"filename,label\na.mp4\n0.25\nb.mp4,1,c.mp4,0", Problem.MISSING_COLUMN, 2),
     ("unknown file", GOOD.replace(b"b.mp4", b"d.mp4"), Problem.UNKNOWN_FILE, 3),
     ("a folder before the name", GOOD.replace(b"b.mp4", b"/data/b.mp4"), Problem.UNKNOWN_FILE, 3),
     ("a formula as name", GOOD.replace(b"b.mp4", b"=1+1"), Problem.UNKNOWN_FILE, 3),
