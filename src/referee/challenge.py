@@ -158,10 +158,14 @@ class MachineType(Frozen):
 
 
 class EngineChoice(Frozen):
-    """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow)."""
+    """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow).
+
+    `machine` is the machine type that the engine `local` takes this machine for.
+    """
 
     name: str = "local"
     slots: int | None = Field(default=None, gt=0)
+    machine: str = "local"
     order: Literal["random", "manifest"] = "random"
     seed: int = 0
 

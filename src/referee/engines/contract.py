@@ -7,12 +7,13 @@ repeated safely; none is made inside a database transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from referee.attempts import AttemptSpec
+from referee.challenge import MachineType
 
 
 class JobState(StrEnum):
@@ -54,6 +55,14 @@ class Engine(Protocol):
     """Where attempts run. Implementations: `memory`, `local` (later: `slurm`, `aws-batch`, and entry points)."""
 
     name: str
+
+    def machines(self) -> Mapping[str, MachineType]:
+        """The machine types that this engine can offer, whether or not one is free now."""
+        ...
+
+    def nodes(self) -> Sequence[str]:
+        """Names of the nodes that could take work now, as they stand in results (`AttemptResult.node`)."""
+        ...
 
     def capacity(self) -> Capacity:
         """How many more attempts of each machine type can be submitted now."""

@@ -1,0 +1,364 @@
+"""The controller: reconcile what the ledger wants with what the engine says, until every evaluation has ended.
+
+One pass (`Campaign.step`) settles the attempts that ended, asks the policy what comes next, and dispatches as much as
+the engine takes. Nothing is held in memory that is not in the ledger, so the controller can be killed between any two
+instructions: the next one adopts what runs, reads the results that were written meanwhile, and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+
+from referee.attempts import AttemptResult, AttemptSpec
+from referee.challenge import Challenge
+from referee.engines.contract import Engine, Job, JobState
+from referee.errors import LedgerError, ObjectStoreError, RefereeError
+from referee.ledger import (
+    AttemptEnded,
+    AttemptPlanned,
+    AttemptSubmitted,
+    CampaignFinished,
+    DispatchStopped,
+    EvaluationEnded,
+    EvaluationReopened,
+    EvaluationRequested,
+    Lease,
+    NodeQuarantined,
+    queries,
+)
+from referee.objects import ObjectMissingError, ObjectStore
+from referee.phases import PhaseData
+from referee.policy import Demand, Dispatch, Outcome, breaker, decide, node_health
+from referee.routing import NoRoute, Route, route
+from referee.verdicts import Verdict
+
+_RESULT_LIMIT_BYTES = 1 << 20
+_POLL_SECONDS = 2.0
+_QUARANTINE = "Two host faults in a row, of different evaluations: nothing more is started there until it is released."
+_TAKEN_FROM_RESULT = {
+    "attempt",
+    "node",
+    "started_at",
+    "ended_at",
+    "exit_status",
+    "signal",
+    "signature",
+    "detail",
+    "predictions_digest",
+    "predictions_rows",
+    "log_digest",
+}
+
+
+class Campaign:
+    """Evaluates every submission on one phase.
+
+    Args:
+        challenge: the challenge.
+        lease: the ledger, led by this process; every event is written under the lease's epoch.
+        engine: where attempts run.
+        objects: where specifications go and results come from.
+        data: the phase's recorded files.
+        phase: the phase's name.
+    """
+
+    def __init__(
+        self, challenge: Challenge, lease: Lease, engine: Engine, objects: ObjectStore, data: PhaseData, phase: str
+    ) -> None:
+        self._challenge = challenge
+        self._lease = lease
+        self._ledger = lease.ledger
+        self._engine = engine
+        self._objects = objects
+        self._data_key = f"phases/{data.digest.removeprefix('sha256:')}.json"
+        self._data = data
+        self._phase = phase
+        self._jobs: dict[str, Job] = {}
+        self._cancelled: set[str] = set()
+        self._draining = False
+        self.stopped_because = ""
+
+    # What an operator can ask for
+
+    def drain(self) -> None:
+        """Start nothing more; `run` returns when what runs has ended."""
+        self._draining = True
+
+    def cancel(self) -> None:
+        """End what runs now. The attempts count against nobody and are run again by the next `run`."""
+        self._draining = True
+        self._cancelled |= set(self._jobs)
+        self._engine.cancel(list(self._jobs.values()))
+
+    # The loop
+
+    def run(self, on_step: Callable[[], None] = lambda: None) -> None:
+        """Go on until every evaluation has ended, or dispatch has stopped and nothing runs any more."""
+        self.begin()
+        while self.step():
+            on_step()
+            self._engine.wait(_POLL_SECONDS)
+        on_step()
+
+    def begin(self) -> None:
+        """Record what is wanted, and take over what an earlier controller left."""
+        self._objects.put_once(self._data_key, self._data.model_dump_json().encode())
+        self._request()
+        self._reopen()
+        self._adopt()
+
+    def step(self) -> bool:
+        """One pass: settle what ended, decide, dispatch. Returns whether there is anything left to wait for."""
+        self._settle()
+        candidates = self._decide()
+        self._guard()
+        if candidates and not self._draining and not self.stopped_because:
+            self._dispatch(candidates)
+        if self._jobs:
+            return True
+        status = queries.status(self._ledger, self._phase)
+        if status.done == status.total and queries.phases(self._ledger)[self._phase].finished_at is None:
+            self._lease.append([CampaignFinished(phase=self._phase)])
+        return bool(status.waiting) and not self._draining and not self.stopped_because
+
+    # What is wanted
+
+    def _request(self) -> None:
+        asked = {row.submission for row in queries.evaluations(self._ledger, self._phase)}
+        fresh = [row for row in queries.submissions(self._ledger) if row.submission not in asked]
+        ordered = dispatch_order(fresh, self._challenge.engine.order, self._challenge.engine.seed)
+        self._lease.append(
+            [
+                EvaluationRequested(
+                    evaluation=f"{row.submission}.{self._phase}",
+                    submission=row.submission,
+                    phase=self._phase,
+                    order=len(asked) + place,
+                )
+                for place, row in enumerate(ordered)
+            ]
+        )
+
+    def _reopen(self) -> None:
+        # What ended only because a machine was missing or the operator stopped it is wanted again by a new `run`.
+        for row in queries.evaluations(self._ledger, self._phase):
+            if row.verdict is Verdict.CANCELLED:
+                reason = "The operator cancelled it earlier, and started the campaign again."
+            elif row.verdict is Verdict.UNROUTABLE and isinstance(self._route(row, (), Demand.ANY), Route):
+                reason = "There is a machine for it now."
+            else:
+                continue
+            self._lease.append([EvaluationReopened(evaluation=row.evaluation, reason=reason)])
+
+    def _adopt(self) -> None:
+        rows = {row.attempt: row for row in queries.open_attempts(self._ledger, self._phase)}
+        adopted = {job.attempt: job for job in self._engine.adopt(list(rows))}
+        self._jobs |= adopted
+        for name, row in rows.items():
+            if name in adopted:
+                continue
+            if self._result(row) is None and not self._objects.exists(f"claims/{name}.json"):
+                # Planned, but no worker ever began: it may or may not have been submitted. Submitting it again is
+                # safe, since of two workers only one gets the claim.
+                self._submit(self._stored_specs(name))
+            if name not in self._jobs:
+                self._end(row, reason="No worker of this attempt was found after the controller was started again.")
+
+    def _stored_specs(self, attempt: str) -> list[AttemptSpec]:
+        try:
+            return [AttemptSpec.model_validate_json(self._objects.get(f"specs/{attempt}.json"))]
+        except ObjectMissingError:
+            return []
+
+    # What ended
+
+    def _settle(self) -> None:
+        rows = {
+            row.attempt: row for row in queries.open_attempts(self._ledger, self._phase) if row.attempt in self._jobs
+        }
+        observations = self._engine.observe([self._jobs[name] for name in rows])
+        for observation in observations:
+            if observation.state in {JobState.ENDED, JobState.UNKNOWN}:
+                name = observation.job.attempt
+                self._end(rows[name], reason=observation.reason, node=observation.node)
+                del self._jobs[name]
+
+    def _end(self, row: queries.AttemptRow, *, reason: str, node: str | None = None) -> None:
+        """Record how an attempt ended: by its worker's result, or as lost where there is none."""
+        result = self._result(row)
+        if isinstance(result, AttemptResult):
+            verdict = result.verdict
+            if row.attempt in self._cancelled and verdict is Verdict.INTERRUPTED:
+                verdict = Verdict.CANCELLED
+            event = AttemptEnded(
+                reported_by="worker",
+                verdict=verdict,
+                **result.model_dump(include=_TAKEN_FROM_RESULT),
+                measurements=result.measurements,
+            )
+        elif result is None:
+            verdict = Verdict.CANCELLED if row.attempt in self._cancelled else Verdict.NODE_LOST
+            event = AttemptEnded(
+                attempt=row.attempt,
+                verdict=verdict,
+                node=node or self._claimed_by(row.attempt),
+                detail=reason or "The worker ended without a result.",
+                reported_by="controller",
+            )
+        else:
+            event = AttemptEnded(
+                attempt=row.attempt,
+                verdict=Verdict.RESULT_LOST,
+                node=node,
+                detail=str(result),
+                reported_by="controller",
+            )
+        self._lease.append([event])
+
+    def _result(self, row: queries.AttemptRow) -> AttemptResult | RefereeError | None:
+        """The attempt's result; None if there is none; the error if what is there is not a result of this attempt."""
+        try:
+            data = self._objects.get(f"results/{row.result_key}/result.json", limit_bytes=_RESULT_LIMIT_BYTES)
+            result = AttemptResult.model_validate_json(data)
+        except ObjectMissingError:
+            return None
+        except (ObjectStoreError, ValidationError) as error:
+            return LedgerError(f"The result of {row.attempt} cannot be read: {type(error).__name__}.")
+        if result.attempt != row.attempt:
+            return LedgerError(f"The result under the key of {row.attempt} names another attempt.")
+        return result
+
+    def _claimed_by(self, attempt: str) -> str | None:
+        try:
+            claim = json.loads(self._objects.get(f"claims/{attempt}.json", limit_bytes=_RESULT_LIMIT_BYTES))
+            return str(claim["node"])
+        except (ObjectStoreError, ValueError, KeyError, TypeError):
+            return None
+
+    # What comes next
+
+    def _decide(self) -> list[tuple[str, tuple[Outcome, ...], Dispatch]]:
+        """End the evaluations whose history says so; return those to be dispatched, in order."""
+        candidates = []
+        for evaluation, history in queries.histories(self._ledger, self._phase, undecided=True).items():
+            action = decide(history)
+            if isinstance(action, Dispatch):
+                candidates.append((evaluation, history, action))
+                continue
+            ended = [row for row in queries.attempts(self._ledger, evaluation=evaluation) if row.verdict is not None]
+            attempt = ended[len(ended) - len(history) + action.position].attempt
+            self._lease.append(
+                [EvaluationEnded(evaluation=evaluation, verdict=action.verdict, attempt=attempt, reason=action.reason)]
+            )
+        return candidates
+
+    def _guard(self) -> None:
+        """Keep one bad node, or a fault that spreads, from eating the campaign."""
+        if self.stopped_because:
+            return
+        known = {row.node for row in queries.nodes(self._ledger) if row.quarantined}
+        health = node_health(queries.node_outcomes(self._ledger))
+        sick = sorted(node for node, state in health.items() if state.quarantine and node not in known)
+        for node in sick:
+            self._lease.append([NodeQuarantined(node=node, reason=_QUARANTINE)])
+        quarantined = known | set(sick)
+        stopped = queries.dispatch_stopped(self._ledger)
+        if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:
+            stopped = spread
+            self._lease.append([DispatchStopped(reason=spread)])
+        healthy = [node for node in self._engine.nodes() if node not in quarantined]
+        if not healthy:
+            stopped = stopped or f"{', '.join(sorted(quarantined))}: {_QUARANTINE}"
+        self.stopped_because = stopped or ""
+
+    def _dispatch(self, candidates: Sequence[tuple[str, tuple[Outcome, ...], Dispatch]]) -> None:
+        free = dict(self._engine.capacity().free)
+        rows = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase)}
+        planned: list[AttemptPlanned] = []
+        specs: list[AttemptSpec] = []
+        for evaluation, history, action in candidates:
+            row = rows[evaluation]
+            found = self._route(row, history, action.demand)
+            if isinstance(found, NoRoute):
+                self._lease.append(
+                    [EvaluationEnded(evaluation=evaluation, verdict=Verdict.UNROUTABLE, reason=found.reason)]
+                )
+                continue
+            if free.get(found.machine_type, 0) <= 0:
+                if not any(free.values()):
+                    break
+                continue
+            free[found.machine_type] -= 1
+            intent = self._plan(row, found)
+            planned.append(intent)
+            specs.append(self._spec(row, intent))
+        if not planned:
+            return
+        # Intent before action: the plan is in the ledger before any engine hears of it.
+        self._lease.append(planned)
+        for spec in specs:
+            self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
+        self._submit(specs)
+
+    def _plan(self, row: queries.EvaluationRow, found: Route) -> AttemptPlanned:
+        return AttemptPlanned(
+            attempt=f"{row.evaluation}.{row.attempts + 1}",
+            evaluation=row.evaluation,
+            number=row.attempts + 1,
+            machine_type=found.machine_type,
+            engine=self._engine.name,
+            result_key=secrets.token_hex(16),
+            level=self._challenge.sandbox.level,
+            reference=found.reference,
+            wall_time_scale=found.wall_time_scale,
+        )
+
+    def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned) -> AttemptSpec:
+        return AttemptSpec(
+            attempt=intent.attempt,
+            evaluation=row.evaluation,
+            campaign=queries.campaign(self._ledger).campaign,
+            submission=row.submission,
+            phase=self._phase,
+            image=row.image,
+            phase_data_key=self._data_key,
+            result_key=intent.result_key,
+            private=self._challenge.phase(self._phase).visibility == "private",
+            gpus=self._challenge.limits.gpus if row.submission_kind == "gpu" else 0,
+            level=intent.level,
+            machine_type=intent.machine_type,
+            wall_time_scale=intent.wall_time_scale,
+            contract=self._challenge.contract,
+            limits=self._challenge.limits,
+            predictions=self._challenge.predictions,
+        )
+
+    def _submit(self, specs: Sequence[AttemptSpec]) -> None:
+        jobs = self._engine.submit(specs) if specs else []
+        self._lease.append([AttemptSubmitted(attempt=job.attempt, handle=job.handle) for job in jobs])
+        self._jobs |= {job.attempt: job for job in jobs}
+
+    def _route(self, row: queries.EvaluationRow, history: Sequence[Outcome], demand: Demand) -> Route | NoRoute:
+        last = history[-1].machine_type if history else None
+        return route(self._challenge, self._engine.machines(), row.submission_kind, demand, last=last)
+
+
+def dispatch_order(submissions: Sequence[queries.SubmissionRow], order: str, seed: int) -> list[queries.SubmissionRow]:
+    """The order of dispatch: as imported, or at random within kinds, which take turns in proportion to their numbers.
+
+    Longest first would end sooner but blinds the forecast: only at random do the first to end stand for the rest.
+    """
+    if order == "manifest":
+        return list(submissions)
+    generator = random.Random(seed)  # noqa: S311 - an order, not a secret
+    placed: list[tuple[float, int, queries.SubmissionRow]] = []
+    for kind in sorted({row.kind for row in submissions}):
+        stratum = sorted((row for row in submissions if row.kind == kind), key=lambda row: row.submission)
+        generator.shuffle(stratum)
+        placed += [((place + 0.5) / len(stratum), len(placed), row) for place, row in enumerate(stratum)]
+    return [row for _, _, row in sorted(placed, key=lambda item: item[:2])]

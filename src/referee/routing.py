@@ -1,0 +1,65 @@
+"""Which machine type an evaluation goes to: pure, from what it needs and what the machines have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from referee.challenge import Challenge, Limits, MachineType
+from referee.policy import Demand
+from referee.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A machine type, and the factor on the wall time limit there."""
+
+    machine_type: str
+    reference: bool
+    wall_time_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """Why no machine type fits, for the operator."""
+
+    reason: str
+
+
+def route(
+    challenge: Challenge, machines: Mapping[str, MachineType], kind: str, demand: Demand, *, last: str | None = None
+) -> Route | NoRoute:
+    """The cheapest machine type that fits; the fastest of equally cheap ones.
+
+    Args:
+        challenge: for its limits.
+        machines: the machine types that the engine has now.
+        kind: `cpu` or `gpu`.
+        demand: what the policy asks of the next machine.
+        last: the machine type of the last attempt, above which `MORE_GPU_MEMORY` looks.
+    """
+    gpus = challenge.limits.gpus if kind == "gpu" else 0
+    fitting = {name: machine for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus)}
+    if not fitting:
+        reasons = [f"{name}: {lacks(machine, challenge.limits, gpus)}" for name, machine in machines.items()]
+        return NoRoute("No machine type fits. " + "; ".join(reasons) + ".")
+    if demand is Demand.REFERENCE:
+        fitting = {name: machine for name, machine in fitting.items() if machine.reference} or fitting
+    if demand is Demand.MORE_GPU_MEMORY and last is not None and last in machines:
+        least = machines[last].gpu_memory or 0
+        larger = {name: machine for name, machine in fitting.items() if (machine.gpu_memory or 0) > least}
+        fitting = larger or fitting
+    name = min(fitting, key=lambda name: (fitting[name].price, -fitting[name].speed, name))
+    machine = fitting[name]
+    return Route(name, machine.reference or len(machines) == 1, 1.0 / machine.speed)
+
+
+def lacks(machine: MachineType, limits: Limits, gpus: int) -> str:
+    """What a machine type lacks for an attempt with these limits, in words; empty if it fits."""
+    if machine.gpus < gpus:
+        return f"has {machine.gpus} GPUs, {gpus} needed"
+    if machine.cpus < limits.cpus:
+        return f"has {machine.cpus:g} CPUs, {limits.cpus:g} needed"
+    if machine.memory < limits.memory:
+        return f"has {format_size(machine.memory)} of memory, {format_size(limits.memory)} needed"
+    return ""
