@@ -1,1 +1,1 @@
-"""TODO"""
+"""From accepted predictions and true labels to scores, ranks, and what these are worth."""
