@@ -86,7 +86,8 @@ class Accuracy(_Mean):
 
     def per_item(self, labels: Floats, predictions: Floats) -> Floats:
         """1.0 for right and 0.0 for wrong; shape (submissions, items)."""
-        return ((predictions >= self.threshold) == (labels == 1)).astype(np.float64)
+        right: Floats = ((predictions >= self.threshold) == (labels == 1)).astype(np.float64)
+        return right
 
 
 class _Ranked:
