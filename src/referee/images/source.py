@@ -73,6 +73,13 @@ def parse_source(text: str, folder: Path) -> ImageSource:
     """
     if not text or len(text) > 4096 or not text.isprintable():
         raise _wrong(f"{shown(text)} is not an image")
+    try:
+        return _parse(text, folder)
+    except (OSError, RuntimeError) as error:  # a name too long, a folder without permission, no home folder
+        raise _wrong(f"{shown(text)} cannot be looked at ({error.__class__.__name__})") from error
+
+
+def _parse(text: str, folder: Path) -> ImageSource:
     prefix, colon, rest = text.partition(":")
     if colon and prefix in _REFUSED:
         raise _wrong(f"{shown(text)}: images are not read from `{prefix}:`")
