@@ -1,0 +1,128 @@
+"""The OCI runtime configuration of one sandbox, generated from the policy in one place.
+
+Source: OCI runtime specification 1.0.2, `config.json`. Everything that this file does not grant is not granted.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from referee.sandbox.identities import SIZE, IdRange
+from referee.sandbox.policy import SandboxPolicy
+from referee.sandbox.rootfs import Process
+from referee.sandbox.seccomp import filter_profile
+
+HOSTNAME = "sandbox"
+
+# Every namespace that runc knows (a time namespace needs a later runc, and clocks tell nothing that matters here).
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup", "user")
+
+# Tells of the host or of neighbours, or is a way to signal to them. What is left of /proc and still counts for the
+# whole machine (stat, meminfo, cpuinfo, uptime, vmstat is masked) is needed by ordinary programs: docs/security.md.
+_MASKED_NAMES = """
+    acpi asound buddyinfo cmdline config.gz consoles diskstats driver dynamic_debug execdomains fb interrupts iomem
+    ioports irq kallsyms kcore key-users keys kmsg kpagecgroup kpagecount kpageflags latency_stats loadavg locks mdstat
+    misc modules mtrr pagetypeinfo partitions pressure sched_debug schedstat scsi slabinfo softirqs swaps sysrq-trigger
+    timer_list timer_stats vmallocinfo vmstat zoneinfo
+"""
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/sys")
+
+_PERIOD_US = 100_000
+
+
+def runtime_configuration(
+    policy: SandboxPolicy, process: Process, ids: IdRange, root: str, cgroup: str, architecture: str, *, swap: bool
+) -> dict[str, Any]:
+    """The content of `config.json`.
+
+    Args:
+        root: path of the prepared root file system, with data, output and /tmp already mounted in it.
+        cgroup: path of the leaf as the runtime expects it.
+        architecture: the image's, as OCI writes it.
+        swap: whether this machine's cgroups can limit swap.
+    """
+    mapping = [{"containerID": 0, "hostID": ids.base, "size": SIZE}]
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": HOSTNAME,
+        "root": {"path": root, "readonly": not policy.root_writable},
+        "process": _process(policy, process),
+        "mounts": _mounts(policy),
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [{"type": name} for name in _NAMESPACES],
+            "uidMappings": mapping,
+            "gidMappings": mapping,
+            "resources": _resources(policy, swap=swap),
+            "maskedPaths": [f"/proc/{name}" for name in _MASKED_NAMES.split()],
+            "readonlyPaths": list(_READ_ONLY),
+            "seccomp": filter_profile(architecture),
+        },
+    }
+
+
+def _process(policy: SandboxPolicy, process: Process) -> dict[str, Any]:
+    return {
+        "terminal": False,
+        "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups), "umask": 0o022},
+        "args": list(process.arguments),
+        "env": [f"{name}={value}" for name, value in process.environment],
+        "cwd": process.folder,
+        "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
+        "rlimits": [{"type": name, "soft": value, "hard": value} for name, value in rlimits(policy).items()],
+        "noNewPrivileges": True,
+        # When the machine as a whole runs out of memory, a sandbox goes before anything of the operator's.
+        "oomScoreAdj": 1000,
+    }
+
+
+def rlimits(policy: SandboxPolicy) -> dict[str, int]:
+    """Resource limits of the first process, at or below the host's own (raising needs CAP_SYS_RESOURCE)."""
+    wanted = {
+        "RLIMIT_NOFILE": policy.open_files,
+        # A second fence behind the pids cgroup; wider, so that a refusal is counted there.
+        "RLIMIT_NPROC": 2 * policy.pids + 64,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": max(policy.output_bytes, policy.scratch_bytes, policy.shm_bytes),
+        "RLIMIT_MEMLOCK": 65536,
+        "RLIMIT_RTPRIO": 0,
+        "RLIMIT_NICE": 0,
+    }
+    return {name: _at_most_host(name, value) for name, value in wanted.items()}
+
+
+def _at_most_host(name: str, value: int) -> int:
+    hard = resource.getrlimit(getattr(resource, name))[1]
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def _mounts(policy: SandboxPolicy) -> list[dict[str, Any]]:
+    locked = ["nosuid", "noexec"]
+    return [
+        _mount("/proc", "proc", "proc", [*locked, "nodev"]),
+        _mount("/dev", "tmpfs", "tmpfs", [*locked, "mode=755", "size=65536", "nr_inodes=64"]),
+        _mount("/dev/pts", "devpts", "devpts", [*locked, "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        _mount(
+            "/dev/shm",  # noqa: S108 - inside the container
+            "tmpfs",
+            "shm",
+            [*locked, "nodev", "mode=1777", f"size={policy.shm_bytes}", f"nr_inodes={policy.scratch_files}"],
+        ),
+    ]
+
+
+def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": options}
+
+
+def _resources(policy: SandboxPolicy, *, swap: bool) -> dict[str, Any]:
+    memory: dict[str, Any] = {"limit": policy.memory_bytes}
+    if swap:
+        memory["swap"] = policy.memory_bytes  # memory and swap together: no swap at all
+    return {
+        "devices": [{"allow": False, "access": "rwm"}],
+        "memory": memory,
+        "cpu": {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US},
+        "pids": {"limit": policy.pids},
+    }

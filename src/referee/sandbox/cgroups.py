@@ -1,0 +1,318 @@
+"""The control groups of one sandbox: below the worker's own, on version 1, version 2, and hybrids of both.
+
+A sandbox has one leaf. On version 1 that is a folder in every hierarchy, each below the worker's own place in that
+hierarchy (they differ); on version 2 it is one folder. The kernel's counters in the leaf are where verdicts come
+from, so the leaf stays until they were read. Sources: cgroups(7), Documentation/admin-guide/cgroup-v1/memory.rst,
+Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from referee.errors import UnsafeHostError
+from referee.sandbox.mounts import Mount, read_mounts
+
+PREFIX = "referee-"
+NEEDED = ("memory", "cpu", "pids")
+
+# The leaf that holds the worker itself on version 2, where a group with processes of its own cannot limit its children.
+WORKERS_LEAF = "referee-workers"
+
+# Counters are charged in batches of pages on each CPU, so that a group at its limit may read a little below it.
+_CHARGE_BATCH_BYTES = 64 * 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted hierarchy and this process's own place in it."""
+
+    controllers: frozenset[str]
+    mountpoint: Path
+    own: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupHost:
+    """Where this process stands. `version` is the one that holds the memory controller."""
+
+    version: int
+    hierarchies: tuple[Hierarchy, ...]
+
+    @property
+    def mode(self) -> str:
+        """`v1`, `hybrid` (version 1 controllers beside an empty version 2 tree) or `v2`."""
+        if self.version == 2:
+            return "v2"
+        return "hybrid" if any(not h.controllers for h in self.hierarchies) else "v1"
+
+    def of(self, controller: str) -> Hierarchy | None:
+        """The hierarchy that holds `controller`."""
+        for hierarchy in self.hierarchies:
+            if controller in hierarchy.controllers:
+                return hierarchy
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the kernel counted in a leaf. `oom_kills` are kills because the leaf's own limit was reached."""
+
+    oom_kills: int
+    host_oom_kills: int
+    peak_memory_bytes: int
+    cpu_seconds: float
+    pids_peak: int | None
+    pids_refused: int
+
+
+def locate(process: Path = Path("/proc/self")) -> CgroupHost:
+    """Find this process's place in every mounted hierarchy.
+
+    Raises:
+        UnsafeHostError: if memory, cpu or pids cannot be limited here.
+    """
+    mounts = [mount for mount in read_mounts(process / "mountinfo") if mount.kind in {"cgroup", "cgroup2"}]
+    hierarchies = []
+    for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
+        _, names, place = line.split(":", 2)
+        hierarchy = _hierarchy(names, place, mounts)
+        if hierarchy is not None:
+            hierarchies.append(hierarchy)
+    host = CgroupHost(version=_version(hierarchies), hierarchies=tuple(hierarchies))
+    missing = [name for name in NEEDED if host.of(name) is None]
+    if missing:
+        raise UnsafeHostError(
+            f"This machine cannot limit {', '.join(missing)}: the cgroup controllers are not available here.",
+            hint="On cgroup v2 delegate them (systemd: Delegate=yes); on v1 mount them and run as root.",
+        )
+    return host
+
+
+def _hierarchy(names: str, place: str, mounts: Sequence[Mount]) -> Hierarchy | None:
+    wanted = set(names.split(",")) if names else set()
+    for mount in mounts:
+        if (mount.kind == "cgroup2") != (not names):
+            continue
+        if names and not wanted <= set(mount.super_options.split(",")):
+            continue
+        # Inside a cgroup namespace or a container the mount may show a part of the tree: its root.
+        relative = os.path.relpath(place, mount.root) if place.startswith(mount.root) else place.lstrip("/")
+        own = Path(os.path.normpath(Path(mount.target) / relative))
+        controllers = wanted or set((own / "cgroup.controllers").read_text(encoding="ascii").split())
+        return Hierarchy(frozenset(controllers), Path(mount.target), own)
+    return None
+
+
+def _version(hierarchies: Sequence[Hierarchy]) -> int:
+    for hierarchy in hierarchies:
+        if "memory" in hierarchy.controllers and (hierarchy.own / "cgroup.controllers").exists():
+            return 2
+    return 1
+
+
+def give_controllers(host: CgroupHost) -> CgroupHost:
+    """On version 2, make the worker's own group able to hold limited children, and say where it stands afterwards.
+
+    A group with processes cannot pass controllers on (the root can), so every process of it moves into a leaf beside
+    the sandboxes. On version 1 nothing is needed.
+
+    Raises:
+        UnsafeHostError: if the group is not delegated to us.
+    """
+    hierarchy = host.of("memory")
+    if host.version == 1 or hierarchy is None:
+        return host
+    parent = hierarchy.own.parent if hierarchy.own.name == WORKERS_LEAF else hierarchy.own
+    there = CgroupHost(2, (Hierarchy(hierarchy.controllers, hierarchy.mountpoint, parent),))
+    try:
+        for _ in range(20):
+            if set(NEEDED) <= set((parent / "cgroup.subtree_control").read_text(encoding="ascii").split()):
+                return there
+            if _pass_on(parent):
+                return there
+    except OSError as error:
+        raise UnsafeHostError(
+            f"The cgroup of this worker cannot hold limited children: {error.strerror}.",
+            hint="Start Referee in a delegated cgroup, such as `systemd-run --scope -p Delegate=yes referee run`.",
+        ) from error
+    raise UnsafeHostError(
+        "Other processes keep entering the worker's cgroup, so that limits cannot be set below it.",
+        hint="Start Referee in a cgroup of its own, such as `systemd-run --scope -p Delegate=yes referee run`.",
+    )
+
+
+def _pass_on(parent: Path) -> bool:
+    control = parent / "cgroup.subtree_control"
+    wanted = " ".join(f"+{name}" for name in (*NEEDED, "cpuset") if name in (parent / "cgroup.controllers").read_text())
+    try:
+        control.write_text(wanted, encoding="ascii")
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    else:
+        return True
+    leaf = parent / WORKERS_LEAF
+    leaf.mkdir(exist_ok=True)
+    for pid in (parent / "cgroup.procs").read_text(encoding="ascii").split():
+        try:
+            (leaf / "cgroup.procs").write_text(pid, encoding="ascii")
+        except ProcessLookupError:
+            continue
+    return False
+
+
+class Leaf:
+    """The cgroup of one sandbox. The runtime makes it; this reads it, empties it and removes it."""
+
+    def __init__(self, host: CgroupHost, name: str, limit_bytes: int) -> None:
+        if not name.startswith(PREFIX):
+            raise ValueError(f"a sandbox's cgroup is named {PREFIX}…, not {name}")
+        self.host = host
+        self.name = name
+        self.limit_bytes = limit_bytes
+
+    @property
+    def runtime_path(self) -> str:
+        """`linux.cgroupsPath` for runc: relative on version 1 (to its place in each hierarchy), absolute on 2."""
+        memory = self.host.of("memory")
+        if self.host.version == 1 or memory is None:
+            return self.name
+        return "/" + str((memory.own / self.name).relative_to(memory.mountpoint))
+
+    @property
+    def can_limit_swap(self) -> bool:
+        """Whether swap is accounted here; where it is not, memory limits hold only without swap."""
+        memory = self.host.of("memory")
+        if memory is None:
+            return False
+        if self.host.version == 2:
+            return (memory.own / "memory.swap.max").exists() or memory.own == memory.mountpoint
+        return (memory.own / "memory.memsw.limit_in_bytes").exists()
+
+    def folders(self) -> list[Path]:
+        """Every folder that the leaf may have, one for each hierarchy."""
+        return [hierarchy.own / self.name for hierarchy in self.host.hierarchies]
+
+    def _file(self, controller: str, name: str) -> str | None:
+        hierarchy = self.host.of(controller)
+        if hierarchy is None:
+            return None
+        try:
+            return (hierarchy.own / self.name / name).read_text(encoding="ascii")
+        except (FileNotFoundError, OSError):
+            return None
+
+    def _number(self, controller: str, name: str) -> int | None:
+        text = self._file(controller, name)
+        return int(text) if text is not None and text.strip().isdigit() else None
+
+    def _counter(self, controller: str, name: str, key: str) -> int:
+        for line in (self._file(controller, name) or "").splitlines():
+            word, _, value = line.partition(" ")
+            if word == key:
+                return int(value)
+        return 0
+
+    def usage(self) -> Usage:
+        """Read the kernel's counters. To be called before `remove`.
+
+        `oom_kill` counts every kill by the kernel for want of memory, also when the machine as a whole ran out; only
+        a leaf that stood at its own limit was to blame itself (version 2 says so, version 1 shows it by its peak).
+        """
+        if self.host.version == 2:
+            kills = self._counter("memory", "memory.events", "oom_kill")
+            at_limit = self._counter("memory", "memory.events", "oom") > 0
+            peak = self._number("memory", "memory.peak") or self._number("memory", "memory.current") or 0
+            cpu_seconds = self._counter("cpu", "cpu.stat", "usage_usec") / 1e6
+        else:
+            kills = self._counter("memory", "memory.oom_control", "oom_kill")
+            peak = self._number("memory", "memory.max_usage_in_bytes") or 0
+            at_limit = peak >= self.limit_bytes - _CHARGE_BATCH_BYTES
+            cpu_seconds = (self._number("cpuacct", "cpuacct.usage") or 0) / 1e9
+        return Usage(
+            oom_kills=kills if at_limit else 0,
+            host_oom_kills=0 if at_limit else kills,
+            peak_memory_bytes=peak,
+            cpu_seconds=cpu_seconds,
+            pids_peak=self._number("pids", "pids.peak"),
+            pids_refused=self._counter("pids", "pids.events", "max"),
+        )
+
+    def processes(self) -> list[int]:
+        """The process ids in the leaf, as seen from here."""
+        return folder_processes(self.folders())
+
+    def kill(self, seconds: float = 5.0) -> bool:
+        """End everything in the leaf; False if something was still there after `seconds`."""
+        return kill_folders(self.folders(), seconds)
+
+    def remove(self, seconds: float = 2.0) -> None:
+        """Remove the empty leaf.
+
+        Raises:
+            OSError: if it would not go within `seconds`.
+        """
+        remove_folders(self.folders(), seconds)
+
+
+def folder_processes(folders: Sequence[Path]) -> list[int]:
+    """The ids of processes in any of these cgroups or below. 0 stands for one that this pid namespace cannot name."""
+    found: set[int] = set()
+    for folder in folders:
+        for place in (folder, *_below(folder)):
+            try:
+                found.update(map(int, (place / "cgroup.procs").read_text(encoding="ascii").split()))
+            except (FileNotFoundError, OSError):
+                continue
+    return sorted(found)
+
+
+def kill_folders(folders: Sequence[Path], seconds: float) -> bool:
+    """SIGKILL to everything in these cgroups until they are empty; False if they were not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    for folder in folders:
+        if (folder / "cgroup.kill").exists():
+            (folder / "cgroup.kill").write_text("1", encoding="ascii")
+    while left := folder_processes(folders):
+        for pid in left:
+            if pid > 0:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def remove_folders(folders: Sequence[Path], seconds: float) -> None:
+    """Remove these empty cgroups. Raises `OSError` if one would not go within `seconds`."""
+    deadline = time.monotonic() + seconds
+    for folder in folders:
+        for place in (*reversed(_below(folder)), folder):
+            while True:
+                try:
+                    place.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.002)
+                else:
+                    break
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.rglob("*") if path.is_dir())
+    except FileNotFoundError:
+        return []
