@@ -61,12 +61,7 @@ def record_phase(
     Raises:
         ConfigurationError: if the folder is empty, or holds a link, a hidden or a special file.
     """
-    folder = (challenge.folder / challenge.phase(phase).data).resolve()
-    found = sorted(_walk(folder, folder), key=lambda file: file.name)
-    if not found:
-        raise ConfigurationError(
-            f"phases.{phase}.data: the folder {folder} is empty.", hint="Put the phase's files there."
-        )
+    folder, found = _found(challenge, phase)
     memory = challenge.state_folder / "phases" / f"{phase}.json"
     known = _remembered(memory)
     total = sum(file.size_bytes for file in found)
@@ -97,11 +92,30 @@ def record_phase(
     return PhaseData(location=folder, digest=file_list_digest(files), files=files)
 
 
+def phase_names(challenge: Challenge, phase: str) -> tuple[str, ...]:
+    """The items of a phase, in order, without reading the files.
+
+    Raises:
+        ConfigurationError: as `record_phase`.
+    """
+    return tuple(file.name for file in _found(challenge, phase)[1])
+
+
 def file_list_digest(files: tuple[PhaseFile, ...]) -> str:
     """The digest that names a phase's data: SHA-256 over the canonical JSON of names, sizes and digests."""
     lines = [[file.name, file.size_bytes, file.sha256] for file in files]
     text = json.dumps(lines, ensure_ascii=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _found(challenge: Challenge, phase: str) -> tuple[Path, list[_Found]]:
+    folder = (challenge.folder / challenge.phase(phase).data).resolve()
+    found = sorted(_walk(folder, folder), key=lambda file: file.name)
+    if not found:
+        raise ConfigurationError(
+            f"phases.{phase}.data: the folder {folder} is empty.", hint="Put the phase's files there."
+        )
+    return folder, found
 
 
 def _walk(root: Path, folder: Path) -> Iterator[_Found]:

@@ -1,0 +1,8 @@
+"""The command line: one file for each group of verbs. It parses, calls and prints; it decides nothing."""
+
+from __future__ import annotations
+
+from referee.cli import campaigns, challenges, ledgers, participants, scores, submissions, views
+from referee.cli.app import app, main
+
+__all__ = ["app", "campaigns", "challenges", "ledgers", "main", "participants", "scores", "submissions", "views"]

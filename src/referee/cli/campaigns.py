@@ -1,0 +1,223 @@
+"""`referee run` and `referee resume`: the campaign."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from referee.campaign import Campaign
+from referee.cli import screen
+from referee.cli.app import HERE, INTERRUPTED, Folder, app
+from referee.engines import create_engine
+from referee.errors import ConfigurationError, HostError
+from referee.ledger import DispatchResumed, EvaluationReopened, Event, Ledger, NodeProved, NodeReleased, queries
+from referee.sandbox import examine_host, prove_host
+from referee.units import format_duration, format_size
+from referee.verdicts import MEANINGS, Blame, Verdict
+from referee.workspace import Workspace
+
+
+@app.command
+def run(phase: Annotated[str, Parameter(name=["phase", "--phase"])], *, challenge: Folder = HERE) -> int:
+    """Evaluate every submission on a phase. Resumable: what has ended is never run again.
+
+    Ctrl-C once starts nothing more and waits for what runs; twice ends what runs (it is run again next time).
+
+    Parameters
+    ----------
+    phase
+        The phase to evaluate on, as named in challenge.toml.
+    """
+    workspace = Workspace.open(challenge)
+    workspace.challenge.phase(phase)
+    with workspace.ledger() as ledger:
+        if not queries.submissions(ledger):
+            raise ConfigurationError(
+                "There are no submissions yet.", hint="Import them with `referee submissions import submissions.csv`."
+            )
+    failing = [check for check in examine_host(workspace.challenge.sandbox.level) if check.status == "fail"]
+    if failing:
+        raise HostError(
+            "This machine cannot run submissions: " + "; ".join(f"{c.name}: {c.seen}" for c in failing) + ".",
+            hint="; ".join(check.mend for check in failing),
+        )
+    with workspace.ledger() as ledger, ledger.lead() as lease:
+        with _byte_progress(f"Recording {phase}") as on_progress:
+            data, events = workspace.record(phase, on_progress)
+        sandbox = workspace.challenge.sandbox
+        proof = prove_host(workspace.node, sandbox.level, sandbox.accepted_risks)
+        known = {(row.node, row.boot_id, row.level) for row in queries.nodes(ledger) if row.proved}
+        proved = NodeProved(
+            node=socket.gethostname(), boot_id=proof.boot_id, level=sandbox.level, checks=len(proof.checks)
+        )
+        if (proved.node, proved.boot_id, proved.level) not in known:
+            events.append(proved)
+        if events:
+            lease.append(events)
+        engine = create_engine(workspace.challenge, workspace.objects, workspace.node)
+        try:
+            campaign = Campaign(workspace.challenge, lease, engine, workspace.objects, data, phase)
+            with _handling_signals(campaign), _Board(ledger, phase) as board:
+                campaign.run(board.refresh)
+        finally:
+            engine.close()
+        return _closing_words(ledger, phase, campaign)
+
+
+@contextmanager
+def _handling_signals(campaign: Campaign) -> Iterator[None]:
+    presses = 0
+
+    def interrupted(number: int, _frame: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses == 1 and number == signal.SIGINT:
+            campaign.drain()
+            screen.note("Starting nothing more; waiting for what runs. Press Ctrl-C again to end it now.")
+        else:
+            campaign.cancel()
+            screen.note("Ending what runs. It counts against nobody and is run again next time.")
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        console=screen.err,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Board:
+    """Progress while a campaign runs: a line for each evaluation that ended, and on a terminal a bar with an ETA."""
+
+    def __init__(self, ledger: Ledger, phase: str) -> None:
+        self._ledger, self._phase = ledger, phase
+        self._seen = {row.evaluation for row in queries.evaluations(ledger, phase) if row.verdict}
+        self._before = len(self._seen)
+        self._began = datetime.now(UTC)
+        self._progress = Progress(
+            TextColumn(phase),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=screen.err,
+            disable=not screen.err.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task(phase, total=None, eta="")
+
+    def __enter__(self) -> _Board:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def refresh(self) -> None:
+        """Print what ended since the last call."""
+        status = queries.status(self._ledger, self._phase)
+        if status.done > len(self._seen):
+            for row in queries.evaluations(self._ledger, self._phase):
+                if row.verdict and row.evaluation not in self._seen:
+                    self._seen.add(row.evaluation)
+                    self._progress.console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
+        self._progress.update(self._task, completed=status.done, total=status.total, eta=self._eta(status))
+
+    def _line(self, row: queries.EvaluationRow) -> str:
+        words = [f"{row.submission}  {row.verdict}"]
+        attempt = next(
+            (a for a in queries.attempts(self._ledger, evaluation=row.evaluation) if a.attempt == row.attempt), None
+        )
+        if attempt and attempt.measurements:
+            measured = attempt.measurements
+            words.append(f"{format_duration(measured.wall_seconds)}, {format_size(measured.peak_memory_bytes)}")
+        if row.attempts > 1:
+            words.append(f"attempt {row.attempts}")
+        return "  ".join(words)
+
+    def _eta(self, status: queries.Status) -> str:
+        ended = status.done - self._before
+        if not ended:
+            return "ETA after the first one ends"
+        pace = (datetime.now(UTC) - self._began) / ended
+        return f"ETA {format_duration(pace * (status.total - status.done))}" if status.total > status.done else ""
+
+
+def _closing_words(ledger: Ledger, phase: str, campaign: Campaign) -> int:
+    status = queries.status(ledger, phase)
+    ok = status.verdicts.get(Verdict.OK, 0)
+    if status.done == status.total:
+        screen.say(f"All {status.total} evaluations on {phase} have ended: {ok} ok, {status.total - ok} not.")
+        _print_failures(ledger, phase)
+        screen.say(f"Next: referee score --phase {phase}")
+        return 0
+    screen.say(f"{status.done} of {status.total} evaluations on {phase} have ended; {status.waiting} wait.")
+    if campaign.stopped_because:
+        raise HostError(
+            f"Nothing more was started: {campaign.stopped_because}",
+            hint="See `referee status`; mend the host, then `referee resume` and `referee run` go on.",
+        )
+    screen.say(f"Go on with: referee run --phase {phase}")
+    return INTERRUPTED
+
+
+def _print_failures(ledger: Ledger, phase: str) -> None:
+    failed = [row for row in queries.evaluations(ledger, phase) if row.verdict is not Verdict.OK]
+    attempts = {row.attempt: row for row in queries.attempts(ledger, phase=phase)}
+    screen.print_table(
+        ["submission", "verdict", "blame", "what is known"],
+        [
+            (
+                row.submission,
+                str(row.verdict),
+                str(MEANINGS[row.verdict].blame) if row.verdict else "",
+                (attempts[row.attempt].detail or attempts[row.attempt].signature or "") if row.attempt else row.reason,
+            )
+            for row in failed
+        ],
+    )
+
+
+@app.command
+def resume(*, challenge: Folder = HERE, reason: str = "") -> None:
+    """Let a stopped dispatch go on, take quarantined nodes back, and reopen what ended by the host's fault.
+
+    Parameters
+    ----------
+    reason
+        What was mended; recorded in the ledger.
+    """
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        events: list[Event] = []
+        if queries.dispatch_stopped(ledger):
+            events.append(DispatchResumed(reason=reason))
+        events += [NodeReleased(node=row.node, reason=reason) for row in queries.nodes(ledger) if row.quarantined]
+        reopened = [
+            row.evaluation
+            for row in queries.evaluations(ledger)
+            if row.verdict and MEANINGS[row.verdict].blame in {Blame.HOST, Blame.AMBIGUOUS}
+        ]
+        events += [EvaluationReopened(evaluation=name, reason=reason or "The host was mended.") for name in reopened]
+        ledger.append(events)
+        screen.say(f"{len(events) - len(reopened)} stops lifted, {len(reopened)} evaluations reopened.")

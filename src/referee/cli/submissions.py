@@ -1,0 +1,159 @@
+"""`referee submissions …`: import them, list them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from referee.challenge import Challenge
+from referee.cli import screen
+from referee.cli.app import HERE, AsJson, Folder, Unblind, app
+from referee.enrolment import Enrolled, Enrolment
+from referee.errors import CheckFailedError, ConfigurationError
+from referee.ledger import IdentitiesUnblinded, queries
+from referee.submissions import BlindKey, ManifestRow, read_manifest, single_submission
+from referee.units import format_size
+from referee.workspace import Workspace
+
+submissions_app = App(name="submissions", help="Import submissions, and list them.")
+app.command(submissions_app)
+
+
+@submissions_app.command(name="import")
+def import_submissions(
+    source: str,
+    *,
+    submission: Annotated[str | None, Parameter(help="A single image's name; by default the image's own.")] = None,
+    team: Annotated[str | None, Parameter(help="A single image's team.")] = None,
+    kind: Annotated[Literal["cpu", "gpu"], Parameter(help="A single image's kind.")] = "cpu",
+    challenge: Folder = HERE,
+    json: AsJson = False,
+) -> None:
+    """Import a manifest of submissions, or a single image. Resumable; what is there already stays as it is.
+
+    Parameters
+    ----------
+    source
+        A CSV manifest (submission,team,image,kind[,public_score][,public_runtime_seconds]), or an OCI archive, a docker
+        archive, an OCI layout folder, or an image name.
+    """
+    workspace = Workspace.open(challenge)
+    rows = _rows(workspace.challenge, source, submission, team, kind)
+    with workspace.ledger_or_new() as ledger:
+        enrolment = Enrolment(
+            ledger, workspace.images, BlindKey.open(workspace.state / "blind.key"), workspace.challenge.contract
+        )
+        with Progress(
+            TextColumn("Importing images"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=screen.err,
+            transient=True,
+        ) as progress:
+            task = progress.add_task("import", total=len(rows))
+            results = enrolment.enrol(rows, on_done=lambda _: progress.advance(task))
+    results.sort(key=lambda result: result.row.row)
+    if json:
+        screen.print_json([_as_json(result) for result in results])
+    else:
+        _print(results)
+    refused = [result for result in results if result.error]
+    if refused:
+        raise CheckFailedError(
+            f"{len(refused)} of {len(results)} images were refused; all others are imported.",
+            hint="Mend them and import the same manifest again: only what is missing is imported.",
+        )
+
+
+def _rows(
+    challenge: Challenge, source: str, submission: str | None, team: str | None, kind: Literal["cpu", "gpu"]
+) -> tuple[ManifestRow, ...]:
+    if source.endswith(".csv"):
+        if submission or team:
+            raise ConfigurationError(
+                "--submission and --team are for a single image.", hint="A manifest names them in its own columns."
+            )
+        return read_manifest(Path(source), challenge.finals_per_team)
+    return (single_submission(source, Path.cwd(), submission=submission, team=team, kind=kind),)
+
+
+def _as_json(result: Enrolled) -> dict[str, object]:
+    return {
+        "submission": result.submission,
+        "kind": result.row.kind,
+        "image": result.record.digest if result.record else None,
+        "same_image_as": result.same_image_as,
+        "findings": result.findings,
+        "state": "refused" if result.error else "imported" if result.record else "already there",
+        "error": str(result.error) if result.error else None,
+    }
+
+
+def _print(results: list[Enrolled]) -> None:
+    imported = [result for result in results if result.record]
+    there = [result for result in results if not result.record and not result.error]
+    screen.say(f"{len(imported)} submissions imported, {len(there)} were there already.")
+    for result in imported:
+        if result.same_image_as:
+            screen.say(f"{result.submission} is the very same image as {result.same_image_as}.")
+        for finding in result.findings:
+            screen.say(f"{result.submission}: {finding}")
+    for result in results:
+        if result.error:
+            screen.print_error(result.error, prefix=f"{result.submission} (row {result.row.row})")
+
+
+@submissions_app.command(name="list")
+def list_submissions(*, challenge: Folder = HERE, unblind: Unblind = False, json: AsJson = False) -> None:
+    """List the submissions under their blind ids."""
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        rows = queries.submissions(ledger)
+        names = {}
+        if unblind:
+            ledger.append([IdentitiesUnblinded(command="submissions list --unblind")])
+            names = queries.names(ledger, [row.submission for row in rows])
+    images = {record.digest: record for record in workspace.images.records()}
+    if json:
+        screen.print_json(
+            [
+                {
+                    "submission": row.submission,
+                    "team": row.team,
+                    "kind": row.kind,
+                    "image": row.image,
+                    "same_image_as": row.same_image_as,
+                    "public_score": row.public_score,
+                    "public_runtime_seconds": row.public_runtime_seconds,
+                }
+                | (
+                    {"name": names[row.submission].submission_name, "team_name": names[row.submission].team_name}
+                    if unblind
+                    else {}
+                )
+                for row in rows
+            ]
+        )
+        return
+    screen.print_table(
+        ["submission", "team", "kind", "image", "size>", "same image as"]
+        + (["name", "team's name"] if unblind else []),
+        [
+            (
+                row.submission,
+                row.team,
+                row.kind,
+                row.image.removeprefix("sha256:")[:12],
+                format_size(images[row.image].unpacked_bytes) if row.image in images else "",
+                row.same_image_as or "",
+            )
+            + ((names[row.submission].submission_name, names[row.submission].team_name) if unblind else ())
+            for row in rows
+        ],
+    )

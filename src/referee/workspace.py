@@ -1,0 +1,124 @@
+"""A challenge's folder with everything in it opened: what the command line (and later the web) works on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from referee.challenge import Challenge, load_challenge
+from referee.errors import ConfigurationError
+from referee.images.store import ImageStore
+from referee.ledger import ChallengeRecorded, Ledger, PhaseRecorded, RiskAccepted, queries
+from referee.ledger.events import Event
+from referee.objects import ObjectStore
+from referee.phases import PhaseData, record_phase
+from referee.predictions import Labels, read_labels
+
+LEDGER_NAME = "ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One challenge and its state. Everything below `.referee/` is made when it is first needed."""
+
+    challenge: Challenge
+
+    @classmethod
+    def open(cls, place: Path) -> Workspace:
+        """The workspace of the challenge in `place` (its folder, or its challenge.toml)."""
+        return cls(load_challenge(place))
+
+    @property
+    def state(self) -> Path:
+        """Where Referee keeps what it knows about this challenge; only its owner may look inside."""
+        folder = self.challenge.state_folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """Specifications, claims and results."""
+        return ObjectStore(self.state / "objects")
+
+    @cached_property
+    def images(self) -> ImageStore:
+        """The images of all submissions, by digest."""
+        return ImageStore(self.state / "objects")
+
+    @property
+    def node(self) -> Path:
+        """This machine's own cache."""
+        return self.state / "node"
+
+    def ledger(self) -> Ledger:
+        """Open the ledger.
+
+        Raises:
+            LedgerError: if nothing was imported yet.
+        """
+        return Ledger.open(self.challenge.state_folder / LEDGER_NAME)
+
+    def ledger_or_new(self) -> Ledger:
+        """Open the ledger; make it if this is the first thing that happens to the challenge."""
+        path = self.state / LEDGER_NAME
+        if path.exists():
+            return Ledger.open(path)
+        return Ledger.create(path, campaign=secrets.token_hex(8), challenge_name=self.challenge.name)
+
+    def labels(self, phase: str, data: PhaseData | None = None) -> Labels:
+        """The true labels of a phase.
+
+        Raises:
+            ConfigurationError: if the phase has none, or (where `data` is given) they are not exactly its files.
+        """
+        path = self.challenge.phase(phase).labels
+        if path is None:
+            raise ConfigurationError(
+                f"The phase {phase!r} has no labels, so nothing can be scored on it.",
+                hint=f"Add `labels` to [phases.{phase}] in challenge.toml.",
+            )
+        return read_labels(
+            self.challenge.folder / path, self.challenge.predictions, expected=data.names if data else None
+        )
+
+    def record(
+        self, phase: str, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[PhaseData, list[Event]]:
+        """Digest the phase's files, and say what the ledger does not know yet of challenge, phase and accepted risks.
+
+        Labels are read here, so that a wrong label file is found before any machine time is spent.
+        """
+        data = record_phase(self.challenge, phase, on_progress=on_progress)
+        labels = self.labels(phase, data) if self.challenge.phase(phase).labels else None
+        events: list[Event] = []
+        with self.ledger_or_new() as ledger:
+            content = challenge_text(self.challenge)
+            digest = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+            recorded = queries.challenge(ledger)
+            if recorded is None or recorded.digest != digest:
+                events.append(ChallengeRecorded(digest=digest, content=content))
+            known = queries.phases(ledger).get(phase)
+            labels_digest = labels.digest if labels else None
+            if known is None or (known.data_digest, known.labels_digest) != (data.digest, labels_digest):
+                events.append(
+                    PhaseRecorded(
+                        phase=phase, data_digest=data.digest, files=len(data.files), labels_digest=labels_digest
+                    )
+                )
+            accepted = queries.accepted_risks(ledger)
+            events += [
+                RiskAccepted(name=name, reason="Named in challenge.toml.")
+                for name in self.challenge.sandbox.accepted_risks
+                if name not in accepted
+            ]
+        return data, events
+
+
+def challenge_text(challenge: Challenge) -> str:
+    """The challenge as canonical JSON, without the place where it lies: what the ledger records."""
+    return json.dumps(challenge.model_dump(mode="json", exclude={"folder"}), sort_keys=True, separators=(",", ":"))
