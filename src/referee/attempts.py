@@ -24,6 +24,7 @@ class AttemptSpec(Frozen):
         result_key: unguessable folder in the object store under which this attempt alone writes its result.
         private: logs of private phases stay with the operator.
         level: the isolation level to run at (`runc` or `gvisor`).
+        accepted_risks: promises of the sandbox that the operator does without, by name.
         machine_type: name of the machine type that it was assigned to.
         wall_time_scale: factor on `limits.wall_time` for this machine type.
     """
@@ -41,6 +42,7 @@ class AttemptSpec(Frozen):
     gpus: int = 0
     level: str = "runc"
     machine_type: str = "local"
+    accepted_risks: tuple[str, ...] = ()
     wall_time_scale: float = 1.0
     contract: Contract
     limits: Limits

@@ -331,6 +331,7 @@ class Campaign:
             private=self._challenge.phase(self._phase).visibility == "private",
             gpus=self._challenge.limits.gpus if row.submission_kind == "gpu" else 0,
             level=intent.level,
+            accepted_risks=self._challenge.sandbox.accepted_risks,
             machine_type=intent.machine_type,
             wall_time_scale=intent.wall_time_scale,
             contract=self._challenge.contract,

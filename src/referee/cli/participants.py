@@ -139,6 +139,7 @@ def _spec(challenge: Challenge, phase: str, data: PhaseData, image: str, *, gpu:
         private=False,
         gpus=challenge.limits.gpus if gpu else 0,
         level=challenge.sandbox.level,
+        accepted_risks=challenge.sandbox.accepted_risks,
         contract=challenge.contract,
         limits=challenge.limits,
         predictions=challenge.predictions,
