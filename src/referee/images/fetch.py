@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from referee.errors import HostError, ImageError
-from referee.images.layer import Counted, decompressed, plain_path
+from referee.images.layer import Counted, decompressed, is_compressed, plain_path
 from referee.images.locks import FileLock
 from referee.images.manifest import MAX_JSON_BYTES, Index, Manifest, bounded, read_model, read_small
 from referee.images.model import NoRoomError, shown
@@ -183,9 +183,12 @@ def _entries(raw: BinaryIO, room: Room) -> Iterator[tuple[TarEntry, TarStream]]:
     raw.seek(0)
     if first.startswith(_SQUEEZED):
         raise TarError("it is compressed with bzip2 or xz; gzip, zstd or nothing is accepted")
-    source = decompressed(raw)
-    counted = Counted(source, room.limit_bytes)
-    stream = TarStream(counted.read)
+    if is_compressed(first):
+        stream = TarStream(Counted(decompressed(raw), room.limit_bytes).read)
+    elif os.fstat(raw.fileno()).st_size > room.limit_bytes:
+        raise TarError(f"it is larger than the limit of {format_size(room.limit_bytes)}")
+    else:
+        stream = TarStream(raw.read, skip=lambda count: raw.seek(count, os.SEEK_CUR))
     for number, entry in enumerate(stream):
         if number >= MAX_ARCHIVE_ENTRIES:
             raise TarError(f"it has more than {MAX_ARCHIVE_ENTRIES} entries")
@@ -201,6 +204,11 @@ class _Content:
         self._pieces = stream.content()
         self._rest = b""
 
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which are read again later. Only before anything else was read."""
+        self._rest = next(self._pieces, b"")
+        return self._rest[:size]
+
     def read(self, size: int, /) -> bytes:
         if not self._rest:
             self._rest = next(self._pieces, b"")
@@ -211,22 +219,13 @@ class _Content:
 def _look_inside(stream: TarStream, room: Room) -> None:
     """Count what a compressed layer inside an archive unpacks to: skopeo unpacks it without a limit."""
     content = _Content(stream)
-    first = content.read(4)
+    first = content.peek(4)
     if first.startswith(_SQUEEZED):
         raise TarError("a layer is compressed with bzip2 or xz; gzip, zstd or nothing is accepted")
-
-    class _Again:
-        start = first
-
-        def read(self, size: int, /) -> bytes:
-            if self.start:
-                piece, self.start = self.start[:size], self.start[size:]
-                return piece
-            return content.read(size)
-
-    counted = Counted(decompressed(_Again()), room.limit_bytes)
-    while counted.read(CHUNK_BYTES):
-        pass
+    if is_compressed(first):
+        counted = Counted(decompressed(content), room.limit_bytes)
+        while counted.read(CHUNK_BYTES):
+            pass
 
 
 def _extract_layout(path: Path, room: Room) -> Path:

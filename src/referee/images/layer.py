@@ -26,6 +26,7 @@ _SHALLOW = 3
 _EXAMPLES = 5
 _PAGE_BYTES = 4096
 _ZSTD_WINDOW_BYTES = 1 << 27  # what `zstd -d` accepts by default; more would be memory for an attacker to take
+_GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
@@ -125,6 +126,7 @@ class _Gunzip:
 
 
 def _zstd(source: _Source) -> _Source:
+    """Zstandard with bounded memory. A frame cut short reads as its whole blocks: the layer's `diff_id` tells."""
     import zstandard  # noqa: PLC0415 - only few images have zstd layers, and workers start often
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
@@ -163,11 +165,15 @@ def decompressed(source: _Source) -> _Source:
     """The tar stream inside `source`: gzip, zstd or plain, told by its first bytes, not by what a manifest claims."""
     first = source.read(4)
     prefixed = _Prefixed(first, source)
-    if first[:2] == b"\x1f\x8b":
-        return _Gunzip(prefixed)
-    if first == _ZSTD_MAGIC or (first[1:] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):
-        return _zstd(prefixed)
-    return prefixed
+    if not is_compressed(first):
+        return prefixed
+    return _Gunzip(prefixed) if first.startswith(_GZIP_MAGIC) else _zstd(prefixed)
+
+
+def is_compressed(first: bytes) -> bool:
+    """Whether a stream that begins with these four bytes is gzip or zstd (or a skippable frame before zstd)."""
+    skippable = first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50
+    return first.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or skippable
 
 
 class Counted:

@@ -213,7 +213,7 @@ def _time(extended: bytes | None, raw: bytes) -> int:
         if match is None:
             raise TarError(f"a pax header gives mtime as {extended[:40]!r}, which is not a time")
         return int(match[1])
-    return 0 if raw[0] & 0x80 else _number(raw, "mtime")  # base 256 is for times before 1970: no program needs them
+    return 0 if raw[0] == 0xFF else _number(raw, "mtime")  # a negative number: no program needs times before 1970
 
 
 def _pax_records(payload: bytes) -> dict[bytes, bytes]:
