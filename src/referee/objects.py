@@ -67,6 +67,11 @@ class ObjectStore:
             _BucketBackend(self.location) if is_url else _FolderBackend(Path(self.location.removeprefix("file://")))
         )
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that the objects lie in; `None` for a bucket."""
+        return self._backend.root if isinstance(self._backend, _FolderBackend) else None
+
     def put_once(self, key: str, data: bytes) -> bool:
         """Store `data` under `key`, which must be free.
 
@@ -147,10 +152,10 @@ class _FolderBackend:
     """Objects as files: written aside without a name, synced, then linked to their name, which is synced as well."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+        self.root = root.absolute()
 
     def create(self, key: str, data: bytes) -> bool:
-        path = self._root / key
+        path = self.root / key
         _make_folder(path.parent)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -166,7 +171,7 @@ class _FolderBackend:
         return True
 
     def replace(self, key: str, data: bytes) -> None:
-        path = self._root / key
+        path = self.root / key
         _make_folder(path.parent)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         aside = f".{path.name}.{secrets.token_hex(8)}"
@@ -183,9 +188,9 @@ class _FolderBackend:
 
     def read(self, key: str, limit_bytes: int | None) -> bytes:
         try:
-            file = (self._root / key).open("rb")
+            file = (self.root / key).open("rb")
         except (FileNotFoundError, NotADirectoryError):
-            raise _missing(key, str(self._root)) from None
+            raise _missing(key, str(self.root)) from None
         with file:
             if limit_bytes is None:
                 return file.read()
@@ -196,13 +201,13 @@ class _FolderBackend:
 
     def size(self, key: str) -> int | None:
         try:
-            facts = (self._root / key).stat()
+            facts = (self.root / key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
     def keys(self, prefix: str) -> Iterator[str]:
-        waiting = [self._root / prefix]
+        waiting = [self.root / prefix]
         while waiting:
             folder = waiting.pop()
             try:
@@ -215,7 +220,7 @@ class _FolderBackend:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
                 else:
-                    yield Path(entry.path).relative_to(self._root).as_posix()
+                    yield Path(entry.path).relative_to(self.root).as_posix()
 
 
 def _link_new_file(folder: int, name: str, data: bytes) -> None:

@@ -27,7 +27,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An attempt's job on the engine. `name` is chosen by us before submission; `handle` is the engine's own id."""
+    """An attempt's job on the engine. `attempt` is chosen by us before submission; `handle` is the engine's own id."""
 
     attempt: str
     handle: str
@@ -69,7 +69,11 @@ class Engine(Protocol):
         ...
 
     def submit(self, specs: Sequence[AttemptSpec]) -> list[Job]:
-        """Start a worker for each specification. Raises `EngineError` if the engine refused all of them."""
+        """Take each specification: its worker starts now, or as soon as there is room.
+
+        An attempt that is submitted again is not executed again. Raises `RefereeError` if the engine refuses; some of
+        the attempts may then have been taken nevertheless, which `adopt` and the attempts' claims tell.
+        """
         ...
 
     def observe(self, jobs: Sequence[Job]) -> list[Observation]:

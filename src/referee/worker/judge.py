@@ -41,6 +41,8 @@ class Evidence:
         ended_by: who ended the run.
         exit_status, signal: how the main process ended; at most one of them is set.
         oom_kills: processes of the container that the kernel killed because the memory cgroup was full.
+        host_oom_kills: the same because the machine was full, which is no doing of the container.
+        image_refused: the image itself was seen not to fit the contract, before anything was started.
         trial: for a container that never started: whether one that is known to be good did.
         found: what lay at the agreed path; only looked for after exit status 0.
         gpu_memory_reported: the log says that GPU memory ran out (can be forged, so it never decides alone).
@@ -53,6 +55,8 @@ class Evidence:
     exit_status: int | None
     signal: int | None
     oom_kills: int
+    host_oom_kills: int = 0
+    image_refused: bool = False
     trial: Trial = Trial.NOT_MADE
     found: Found = Found.NOTHING
     gpu_memory_reported: bool = False
@@ -83,6 +87,10 @@ def judge(seen: Evidence) -> Judgement:  # noqa: PLR0911 - one line for each row
         return Judgement(Verdict.OK, _kills(seen), "")
     if seen.oom_kills > 0:
         return Judgement(Verdict.MEMORY_LIMIT, f"{_kills(seen)} {_how_it_ended(seen)}".strip(), "memory limit reached")
+    if seen.host_oom_kills > 0:
+        return Judgement(
+            Verdict.HOST_FULL, "The machine ran out of memory, and the kernel killed a process of the container.", ""
+        )
     if seen.ended_by == "wall_time":
         return Judgement(Verdict.TIME_LIMIT, _how_it_ended(seen), "wall time limit reached")
     if seen.ended_by == "log_limit":
@@ -92,6 +100,8 @@ def judge(seen: Evidence) -> Judgement:  # noqa: PLR0911 - one line for each row
 
 def _not_started(seen: Evidence) -> Judgement:
     problem = seen.problem or "The container did not start, and the runtime gave no reason."
+    if seen.image_refused:
+        return Judgement(Verdict.BAD_IMAGE, problem, "the image does not fit the contract")
     match seen.trial:
         case Trial.STARTED:
             detail = f"{problem} A container that is known to be good started with the same settings."

@@ -54,6 +54,11 @@ def run_folder(node_folder: Path, attempt: str) -> Path:
     return node_folder / "run" / attempt
 
 
+def box_folder(folder: Path) -> Path:
+    """The part of an attempt's folder that belongs to its sandbox."""
+    return folder / "box"
+
+
 def take_lock(node_folder: Path, attempt: str) -> int:
     """Hold the attempt's lock; returns the descriptor that holds it, which children made by fork share.
 

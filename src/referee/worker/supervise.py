@@ -8,7 +8,6 @@ after the inner. If the outer is killed, the kernel kills the inner (PR_SET_PDEA
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -17,12 +16,9 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from referee.sandbox import kernel
+from referee.sandbox import enter_mount_namespace, kernel
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _BROKEN = 70  # sysexits.h, EX_SOFTWARE: the worker itself failed
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supervise(body: Callable[[], int], after: Callable[[], None]) -> int:
@@ -57,20 +53,19 @@ def supervise(body: Callable[[], int], after: Callable[[], None]) -> int:
     _, status = os.waitpid(inner, 0)
     os.close(alive_for_outer)
     after()
-    return os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def _run_inner(body: Callable[[], int], outer_alive: int) -> int:
     status = _BROKEN
     try:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        kernel.die_with_parent()
         if select.select([outer_alive], [], [], 0)[0]:
             return _BROKEN  # the outer process died before the kernel knew that we depend on it
-        kernel.unshare(kernel.NEW_MOUNTS)
-        kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)
-        kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+        enter_mount_namespace()
         os.chdir("/")
-        os.umask(0o077)
+        os.umask(0o022)
         status = body()
     except BaseException:  # noqa: BLE001 - the end of a process: what is not printed here is lost
         traceback.print_exc()

@@ -1,0 +1,103 @@
+"""Who has which part of one machine: processors, memory and GPUs, each promised once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from referee.engines.hardware import Hardware
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one attempt takes."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one attempt was given.
+
+    Attributes:
+        cpus: processors that it has to itself; empty for a part of all.
+        gpus: UUIDs of the GPUs that it has to itself.
+        memory_bytes: memory set aside.
+        cpu_count: how many processors' time it may use.
+    """
+
+    cpus: tuple[int, ...]
+    gpus: tuple[str, ...]
+    memory_bytes: int
+    cpu_count: float
+
+
+class Slots:
+    """The parts of one machine that are given to attempts.
+
+    Args:
+        hardware: all there is.
+        count: at most so many attempts side by side, whatever the processors say; memory and GPUs still bound them.
+    """
+
+    def __init__(self, hardware: Hardware, count: int | None = None) -> None:
+        self._hardware = hardware
+        self._count = count
+        self._taken: dict[str, Share] = {}
+
+    @property
+    def holders(self) -> list[str]:
+        """The attempts that have a share."""
+        return list(self._taken)
+
+    def fits(self, needs: Needs) -> bool:
+        """Whether the attempt could run if the machine were empty."""
+        return Slots(self._hardware, self._count).room(needs) > 0
+
+    def room(self, needs: Needs) -> int:
+        """How many more attempts with these needs fit now."""
+        bounds = [int(self._free_memory() // max(1, needs.memory_bytes))]
+        if self._count is None:
+            bounds.append(int(self._free_cpus() / needs.cpus + 1e-9))
+        else:
+            bounds.append(self._count - len(self._taken) if needs.cpus <= len(self._hardware.cpus) else 0)
+        if needs.gpus:
+            bounds.append(len(self._free_gpus()) // needs.gpus)
+        return max(0, min(bounds))
+
+    def take(self, attempt: str, needs: Needs) -> Share | None:
+        """Give the attempt its share, or `None` if it does not fit now."""
+        if self.room(needs) < 1:
+            return None
+        share = Share(
+            self._processors(needs.cpus), tuple(self._free_gpus()[: needs.gpus]), needs.memory_bytes, needs.cpus
+        )
+        self._taken[attempt] = share
+        return share
+
+    def reserve(self, attempt: str, share: Share) -> None:
+        """Record what an attempt has that was started before us."""
+        self._taken[attempt] = share
+
+    def release(self, attempt: str) -> None:
+        """Take back what the attempt had."""
+        self._taken.pop(attempt, None)
+
+    def _free_memory(self) -> int:
+        return self._hardware.memory_bytes - sum(share.memory_bytes for share in self._taken.values())
+
+    def _free_cpus(self) -> float:
+        return len(self._hardware.cpus) - sum(share.cpu_count for share in self._taken.values())
+
+    def _free_gpus(self) -> list[str]:
+        taken = {uuid for share in self._taken.values() for uuid in share.gpus}
+        return [gpu.uuid for gpu in self._hardware.gpus if gpu.uuid not in taken]
+
+    def _processors(self, count: float) -> tuple[int, ...]:
+        """Processors of its own for whoever asked for whole ones, where nobody shares; else none in particular."""
+        if count != int(count) or any(not share.cpus for share in self._taken.values()):
+            return ()
+        taken = {cpu for share in self._taken.values() for cpu in share.cpus}
+        free = [cpu for cpu in self._hardware.cpus if cpu not in taken]
+        return tuple(free[: int(count)]) if len(free) >= count else ()
