@@ -1,0 +1,1 @@
+"""Builds the example challenge: footage, fakes, submissions and their images, all from pinned packages."""

@@ -1,0 +1,33 @@
+"""A small convolutional network over maps of frequency energy, motion and colour detail."""
+
+import csv
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+from features import maps
+from network import forward
+
+data = Path(os.environ.get("REFEREE_DATA", "/data"))
+output = Path(os.environ.get("REFEREE_OUTPUT", "/output"))
+frames = int(os.environ.get("FRAMES", "8"))
+weights = dict(np.load(Path(__file__).with_name("weights.npz"), allow_pickle=False))
+spread = weights.pop("spread")
+
+
+def fake_probability(clip: Path) -> float:
+    """Probability that a clip is fake; what cannot be decoded counts as unknown."""
+    try:
+        logits, _ = forward(weights, maps(clip, frames) / spread)
+    except (av.error.FFmpegError, ValueError) as error:
+        print(f"{clip.name}: {error}", flush=True)
+        return 0.5
+    return float(1 / (1 + np.exp(-logits.mean())))
+
+
+with (output / "submission.csv").open("w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(["filename", "label"])
+    for clip in sorted(data.glob("*.mp4")):
+        writer.writerow([clip.name, f"{fake_probability(clip):.6f}"])
