@@ -209,12 +209,11 @@ class Box:
         (bundle / "config.json").write_text(json.dumps(configuration))
         writer = self._log.open(stack, log, self._wake_read)
         os.fchown(writer, self._ids.host(self._process.uid), self._ids.host(self._process.gid))
-        command = runc.find_runc().command(
-            bundle, self._folder / "state", self._folder / "runtime.log", self._folder / "pid"
-        )
+        command = runc.start_command(bundle, self._folder / "state", self._folder / "runtime.log", self._folder / "pid")
         try:
             self._runtime = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd="/", env={"PATH": DEFAULT_PATH}
+                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd="/", env={"PATH": DEFAULT_PATH},
+                umask=0o022,
             )  # fmt: skip
         finally:
             os.close(writer)

@@ -36,6 +36,7 @@ class Hierarchy:
     controllers: frozenset[str]
     mountpoint: Path
     own: Path
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,10 @@ class CgroupHost:
 
     @property
     def mode(self) -> str:
-        """`v1`, `hybrid` (version 1 controllers beside an empty version 2 tree) or `v2`."""
+        """`v1`, `hybrid` (a version 2 tree beside, without the memory controller) or `v2`."""
         if self.version == 2:
             return "v2"
-        return "hybrid" if any(not h.controllers for h in self.hierarchies) else "v1"
+        return "hybrid" if any(h.version == 2 for h in self.hierarchies) else "v1"
 
     def of(self, controller: str) -> Hierarchy | None:
         """The hierarchy that holds `controller`."""
@@ -106,15 +107,12 @@ def _hierarchy(names: str, place: str, mounts: Sequence[Mount]) -> Hierarchy | N
         relative = os.path.relpath(place, mount.root) if place.startswith(mount.root) else place.lstrip("/")
         own = Path(os.path.normpath(Path(mount.target) / relative))
         controllers = wanted or set((own / "cgroup.controllers").read_text(encoding="ascii").split())
-        return Hierarchy(frozenset(controllers), Path(mount.target), own)
+        return Hierarchy(frozenset(controllers), Path(mount.target), own, 1 if names else 2)
     return None
 
 
 def _version(hierarchies: Sequence[Hierarchy]) -> int:
-    for hierarchy in hierarchies:
-        if "memory" in hierarchy.controllers and (hierarchy.own / "cgroup.controllers").exists():
-            return 2
-    return 1
+    return max((h.version for h in hierarchies if "memory" in h.controllers), default=1)
 
 
 def give_controllers(host: CgroupHost) -> CgroupHost:
@@ -130,7 +128,7 @@ def give_controllers(host: CgroupHost) -> CgroupHost:
     if host.version == 1 or hierarchy is None:
         return host
     parent = hierarchy.own.parent if hierarchy.own.name == WORKERS_LEAF else hierarchy.own
-    there = CgroupHost(2, (Hierarchy(hierarchy.controllers, hierarchy.mountpoint, parent),))
+    there = CgroupHost(2, (Hierarchy(hierarchy.controllers, hierarchy.mountpoint, parent, 2),))
     try:
         for _ in range(20):
             if set(NEEDED) <= set((parent / "cgroup.subtree_control").read_text(encoding="ascii").split()):

@@ -119,3 +119,10 @@ def usage(folder: Path) -> tuple[int, int]:
     """Bytes and inodes in use on the file system of `folder`, as the kernel counts them, without its root inode."""
     found = os.statvfs(folder)
     return (found.f_blocks - found.f_bfree) * found.f_frsize, max(0, found.f_files - found.f_ffree - 1)
+
+
+def detach_all(folder: Path) -> None:
+    """Take every mount at or below `folder` away, the latest first."""
+    for mount in reversed(read_mounts()):
+        if Path(mount.target) == folder or folder in Path(mount.target).parents:
+            kernel.unmount(mount.target, kernel.DETACH)

@@ -232,6 +232,13 @@ def _check_program(arguments: Sequence[str], folder: str, search: str, view: Ima
     raise BadImageError(f"The image's entrypoint {program[:200]!r} {what}.")
 
 
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder with exactly `mode`, whatever this process's umask is; one that exists is left as it is."""
+    if not path.is_dir():
+        path.mkdir()
+        path.chmod(mode)
+
+
 def build_skeleton(skeleton: Path, view: ImageView, folders: Sequence[str], base: int) -> None:
     """Fill the empty folder `skeleton` with a plain folder for each of `folders`, and our own files in /etc.
 
@@ -270,7 +277,7 @@ def hide_all_but(hidden: Path, data: Path, items: Sequence[str]) -> None:
             if name in kept:
                 continue
             if name in ways and entry.is_dir(follow_symlinks=False):
-                (folder / entry.name).mkdir(mode=0o755)
+                make_folder(folder / entry.name, 0o755)
                 walk(folder / entry.name, name)
             else:
                 os.mknod(folder / entry.name, stat.S_IFCHR, os.makedev(0, 0))

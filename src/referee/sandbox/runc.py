@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from referee.errors import UnsafeHostError
@@ -20,22 +19,20 @@ from referee.errors import UnsafeHostError
 _CONTAINER = "sandbox"
 
 
-@dataclass(frozen=True, slots=True)
-class Runc:
-    """The installed program."""
+def start_command(bundle: Path, state: Path, log: Path, pid_file: Path) -> list[str]:
+    """The command line that starts the bundle and returns; the container then belongs to the nearest reaper.
 
-    program: str
-
-    def command(self, bundle: Path, state: Path, log: Path, pid_file: Path) -> list[str]:
-        """The command line that starts the bundle and returns; the container then belongs to the nearest reaper."""
-        return [
-            *(self.program, "--root", str(state), "--log", str(log), "--log-format", "json"),
-            *("run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), _CONTAINER),
-        ]
+    Raises:
+        UnsafeHostError: if runc is not installed.
+    """
+    return [
+        *(find_runc(), "--root", str(state), "--log", str(log), "--log-format", "json"),
+        *("run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), _CONTAINER),
+    ]
 
 
-def find_runc() -> Runc:
-    """The installed runc.
+def find_runc() -> str:
+    """Where the installed runc is.
 
     Raises:
         UnsafeHostError: if there is none.
@@ -43,7 +40,7 @@ def find_runc() -> Runc:
     program = shutil.which("runc")
     if program is None:
         raise UnsafeHostError("runc is not installed.", hint="Type: apt-get install --no-install-recommends runc")
-    return Runc(program)
+    return program
 
 
 def runc_version(program: str) -> tuple[int, int, int]:

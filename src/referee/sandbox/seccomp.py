@@ -98,6 +98,8 @@ def filter_profile(architecture: str) -> dict[str, Any]:
             {"names": list(UNKNOWN), "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
             _rule(["clone"], _masked(0, NAMESPACE_FLAGS, 0)),
             *(_rule(["socket"], _equal(0, family)) for family in SOCKET_FAMILIES),
+            *(_no_family(_equal(0, family)) for family in range(max(SOCKET_FAMILIES)) if family not in SOCKET_FAMILIES),
+            _no_family({"index": 0, "value": max(SOCKET_FAMILIES), "op": "SCMP_CMP_GT"}),
             _rule(["socketpair"], _equal(0, SOCKET_FAMILIES[0])),
             *(_rule(["personality"], _equal(0, value)) for value in PERSONALITIES),
             *(_rule(["mknod"], _masked(1, stat.S_IFMT(0o177777), kind)) for kind in NODE_KINDS),
@@ -108,6 +110,11 @@ def filter_profile(architecture: str) -> dict[str, Any]:
 
 def _rule(names: list[str], *arguments: dict[str, Any]) -> dict[str, Any]:
     return {"names": names, "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
+
+
+def _no_family(argument: dict[str, Any]) -> dict[str, Any]:
+    # What a kernel without the family answers: programs that only look whether there is a network carry on.
+    return {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EAFNOSUPPORT, "args": [argument]}
 
 
 def _equal(index: int, value: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from referee.images.model import UnpackedImage
 from referee.sandbox import kernel, mounts
 from referee.sandbox.identities import SIZE, IdRange, user_namespace
 from referee.sandbox.policy import SCRATCH, SandboxPolicy
-from referee.sandbox.rootfs import ImageView, Process, build_skeleton, hide_all_but, plan_process
+from referee.sandbox.rootfs import ImageView, Process, build_skeleton, hide_all_but, make_folder, plan_process
 
 RUN_FOLDER = Path("/run/referee")
 STAGE = RUN_FOLDER / "box"
@@ -59,8 +59,8 @@ class Stage:
         Raises:
             UnsafeHostError: outside a mount namespace of our own, where mounts would outlive us.
         """
-        RUN_FOLDER.mkdir(mode=0o711, exist_ok=True)
-        STAGE.mkdir(mode=0o711, exist_ok=True)
+        for folder in (RUN_FOLDER, STAGE):
+            make_folder(folder, 0o711)
         under = mounts.mount_over(STAGE, mounts.read_mounts())
         if under.target == str(STAGE):
             raise HostError("Another sandbox is open in this process.", hint="Use one sandbox at a time in a worker.")
@@ -71,7 +71,7 @@ class Stage:
             )
         mounts.tmpfs(STAGE, _STAGE_BYTES, 200_000, 0o711)
         for name in ("layers", "skeleton", "image", "upper", "data", "hidden", "output", "root", "nothing"):
-            (STAGE / name).mkdir(mode=0o755)
+            make_folder(STAGE / name, 0o755)
 
     def fill(self, image: UnpackedImage, data: Path, items: Sequence[str] | None) -> Process:
         """Mount everything, and say what is to be started.
@@ -94,8 +94,8 @@ class Stage:
         with user_namespace([(0, self._ids.base, SIZE)]) as users:
             for number, layer in enumerate(image.layers):
                 place = STAGE / "layers" / str(number)
-                place.mkdir()
-                mounts.mapped(layer, place, users)
+                make_folder(place, 0o755)
+                self._show(layer, place, users)
         mounts.overlay(STAGE / "image", [*self._layer_places(len(image.layers)), STAGE / "nothing"])
         view = ImageView(STAGE / "image")
         try:
@@ -111,6 +111,16 @@ class Stage:
     def _layer_places(count: int) -> list[Path]:
         return [STAGE / "layers" / str(number) for number in range(count)]
 
+    def _show(self, source: Path, target: Path, users: int) -> None:
+        try:
+            mounts.mapped(source, target, users)
+        except HostError:
+            # Without id-mapped mounts files belong to nobody inside. That does for an unprivileged user, who needs
+            # no more than what everybody may read; an image that runs as its own user would find itself locked out.
+            if self._policy.keep_user:
+                raise
+            mounts.bind(source, target, mounts.SAFE | kernel.RDONLY)
+
     def _root_overlay(self, count: int) -> None:
         lower = [STAGE / "skeleton", *self._layer_places(count)]
         if not self._policy.root_writable:
@@ -118,8 +128,8 @@ class Stage:
             return
         mounts.tmpfs(STAGE / "upper", self._policy.scratch_bytes, self._policy.scratch_files, 0o755)
         upper, work = STAGE / "upper" / "files", STAGE / "upper" / "work"
-        upper.mkdir()
-        work.mkdir()
+        make_folder(upper, 0o755)
+        make_folder(work, 0o755)
         above = (STAGE / "skeleton").stat()
         os.chown(upper, above.st_uid, above.st_gid)
         upper.chmod(stat.S_IMODE(above.st_mode))
@@ -145,7 +155,7 @@ class Stage:
     def _data(self, data: Path, items: Sequence[str] | None, user: int) -> None:
         # Whoever owns the data on disk appears as the sandbox's user, so that files with mode 0600 can be read.
         with user_namespace([(data.stat().st_uid, user, 1)]) as owners:
-            mounts.mapped(data, STAGE / "data", owners)
+            self._show(data, STAGE / "data", owners)
         os.chown(STAGE / "hidden", user, user)
         if items is not None:
             hide_all_but(STAGE / "hidden", STAGE / "data", items)
