@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from referee.attempts import AttemptResult, AttemptSpec
 from referee.challenge import Challenge
 from referee.engines.contract import Engine, Job, JobState
-from referee.errors import LedgerError, ObjectStoreError, RefereeError
+from referee.errors import HostError, LedgerError, ObjectStoreError, RefereeError
 from referee.ledger import (
     AttemptEnded,
+    AttemptFenced,
     AttemptPlanned,
     AttemptSubmitted,
     CampaignFinished,
@@ -40,6 +41,8 @@ from referee.verdicts import Verdict
 _RESULT_LIMIT_BYTES = 1 << 20
 _POLL_SECONDS = 2.0
 _QUARANTINE = "Two host faults in a row, of different evaluations: nothing more is started there until it is released."
+_MOST_REFUSALS = 3
+_LATE = "A result was written after the attempt had been declared lost; it is left aside."
 _TAKEN_FROM_RESULT = {
     "attempt",
     "node",
@@ -81,6 +84,7 @@ class Campaign:
         self._jobs: dict[str, Job] = {}
         self._cancelled: set[str] = set()
         self._draining = False
+        self._refusals = 0
         self.stopped_because = ""
 
     # What an operator can ask for
@@ -110,10 +114,12 @@ class Campaign:
         self._objects.put_once(self._data_key, self._data.model_dump_json().encode())
         self._request()
         self._reopen()
-        self._adopt()
+        self._take_over()
+        self._fence()
 
     def step(self) -> bool:
         """One pass: settle what ended, decide, dispatch. Returns whether there is anything left to wait for."""
+        self._take_over()
         self._settle()
         candidates = self._decide()
         self._guard()
@@ -121,6 +127,7 @@ class Campaign:
             self._dispatch(candidates)
         if self._jobs:
             return True
+        self._fence()
         status = queries.status(self._ledger, self._phase)
         if status.done == status.total and queries.phases(self._ledger)[self._phase].finished_at is None:
             self._lease.append([CampaignFinished(phase=self._phase)])
@@ -155,19 +162,26 @@ class Campaign:
                 continue
             self._lease.append([EvaluationReopened(evaluation=row.evaluation, reason=reason)])
 
-    def _adopt(self) -> None:
+    def _take_over(self) -> None:
+        """Find the jobs of open attempts that this controller does not follow: after a crash, or a lost reply."""
         rows = {row.attempt: row for row in queries.open_attempts(self._ledger, self._phase)}
-        adopted = {job.attempt: job for job in self._engine.adopt(list(rows))}
-        self._jobs |= adopted
-        for name, row in rows.items():
-            if name in adopted:
+        unknown = [name for name in rows if name not in self._jobs]
+        if not unknown:
+            return
+        adopted = self._engine.adopt(unknown)
+        self._note_submitted([job for job in adopted if rows[job.attempt].handle is None])
+        self._jobs |= {job.attempt: job for job in adopted}
+        for name in unknown:
+            if name in self._jobs:
                 continue
-            if self._result(row) is None and not self._objects.exists(f"claims/{name}.json"):
+            specs = self._stored_specs(name)
+            if specs and self._result(rows[name]) is None and not self._objects.exists(f"claims/{name}.json"):
                 # Planned, but no worker ever began: it may or may not have been submitted. Submitting it again is
                 # safe, since of two workers only one gets the claim.
-                self._submit(self._stored_specs(name))
-            if name not in self._jobs:
-                self._end(row, reason="No worker of this attempt was found after the controller was started again.")
+                if not self._draining and not self.stopped_because:
+                    self._submit(specs)
+            else:
+                self._end(rows[name], reason="No worker of this attempt was found any more.")
 
     def _stored_specs(self, attempt: str) -> list[AttemptSpec]:
         try:
@@ -340,9 +354,28 @@ class Campaign:
         )
 
     def _submit(self, specs: Sequence[AttemptSpec]) -> None:
-        jobs = self._engine.submit(specs) if specs else []
-        self._lease.append([AttemptSubmitted(attempt=job.attempt, handle=job.handle) for job in jobs])
+        try:
+            jobs = self._engine.submit(specs)
+        except HostError as error:
+            # The reply may be lost and the jobs may run: the next pass asks the engine which of them it has.
+            self._refusals += 1
+            if self._refusals >= _MOST_REFUSALS:
+                self.stopped_because = f"The engine {self._engine.name} refused {self._refusals} times. {error}"
+            return
+        self._refusals = 0
+        self._note_submitted(jobs)
         self._jobs |= {job.attempt: job for job in jobs}
+
+    def _note_submitted(self, jobs: Sequence[Job]) -> None:
+        if jobs:
+            self._lease.append([AttemptSubmitted(attempt=job.attempt, handle=job.handle) for job in jobs])
+
+    def _fence(self) -> None:
+        """Record results that came after their attempt was declared lost; they change nothing."""
+        for row in queries.attempts(self._ledger, phase=self._phase):
+            lost = row.verdict in {Verdict.NODE_LOST, Verdict.CANCELLED} and row.reported_by == "controller"
+            if lost and row.fenced is None and self._result(row) is not None:
+                self._lease.append([AttemptFenced(attempt=row.attempt, reason=_LATE)])
 
     def _route(self, row: queries.EvaluationRow, history: Sequence[Outcome], demand: Demand) -> Route | NoRoute:
         last = history[-1].machine_type if history else None

@@ -18,6 +18,9 @@ from referee.ledger.events import Event
 from referee.objects import ObjectStore
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
+from referee.scoring.leaderboard import Leaderboard, constant_half, leaderboard
+from referee.scoring.metric import chosen_metrics
+from referee.scoring.score import Scoring, score_evaluations
 
 LEDGER_NAME = "ledger.sqlite"
 
@@ -117,6 +120,63 @@ class Workspace:
                 if name not in accepted
             ]
         return data, events
+
+    def score(self, ledger: Ledger, phase: str) -> Scoring:
+        """Score what is valid on a phase and has no score yet, and record it.
+
+        Raises:
+            ConfigurationError: if the phase has no labels, or they are wrong.
+        """
+        data, events = self.record(phase)
+        self.labels(phase, data)
+        if events:
+            ledger.append(events)
+        labels = self.challenge.folder / str(self.challenge.phase(phase).labels)
+        scoring = score_evaluations(
+            phase,
+            evaluations=queries.evaluations(ledger, phase),
+            attempts=queries.attempts(ledger, phase=phase),
+            scores=queries.scores(ledger, phase),
+            store=self.objects,
+            names=data.names,
+            labels=labels,
+            labels_digest=str(queries.phases(ledger)[phase].labels_digest),
+            choice=self.challenge.metric,
+            layout=self.challenge.predictions,
+            limit_bytes=self.challenge.limits.output,
+        )
+        ledger.append(scoring.events)
+        return scoring
+
+    def board(self, ledger: Ledger, phase: str) -> Leaderboard:
+        """The leaderboard of a phase; beside a private phase the last public one that was scored."""
+        scores = queries.scores(ledger)
+        metrics = chosen_metrics(self.challenge.metric)
+        evaluations = queries.evaluations(ledger)
+        scored = {row.phase for row in evaluations if row.evaluation in {score.evaluation for score in scores}}
+        public = None
+        if self.challenge.phase(phase).visibility == "private":
+            names = [name for name, other in self.challenge.phases.items() if other.visibility == "public"]
+            shown = [name for name in names if name in scored]
+            public = leaderboard(shown[-1], metrics, evaluations, scores) if shown else None
+        return leaderboard(
+            phase, metrics, evaluations, scores, reference_score=constant_half(metrics[0]), public=public
+        )
+
+    def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:
+        """`phase`, or the one that an operator most likely means: a private one that was run, else the last that was.
+
+        Raises:
+            ConfigurationError: if there is no such phase, or nothing was run on any.
+        """
+        if phase is not None:
+            self.challenge.phase(phase)
+            return phase
+        run = [name for name in self.challenge.phases if name in {row.phase for row in queries.evaluations(ledger)}]
+        if not run:
+            raise ConfigurationError("Nothing was evaluated yet.", hint="Begin with `referee run --phase PHASE`.")
+        private = [name for name in run if self.challenge.phases[name].visibility == "private"]
+        return (private or run)[-1]
 
 
 def challenge_text(challenge: Challenge) -> str:

@@ -1,0 +1,138 @@
+"""`referee score` and `referee leaderboard`: from accepted predictions to the board."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from referee.cli import screen
+from referee.cli.app import HERE, AsJson, Folder, Unblind, app
+from referee.errors import CheckFailedError, ConfigurationError
+from referee.ledger import IdentitiesUnblinded, Ledger, queries
+from referee.scoring.leaderboard import Leaderboard, unblinded
+from referee.scoring.score import Scoring
+from referee.workspace import Workspace
+
+Phase = Annotated[str | None, Parameter(help="Which phase; by default the private one that was run.")]
+
+
+@app.command
+def score(
+    *,
+    phase: Annotated[str | None, Parameter(help="Only this phase; by default every phase that was run.")] = None,
+    challenge: Folder = HERE,
+    json: AsJson = False,
+) -> None:
+    """Score what is valid and has no score yet. What was scored under the same labels is never scored twice."""
+    workspace = Workspace.open(challenge)
+    done: dict[str, Scoring] = {}
+    with workspace.ledger() as ledger:
+        run = {row.phase for row in queries.evaluations(ledger)}
+        if phase is not None:
+            workspace.challenge.phase(phase)
+        names = (
+            [phase] if phase else [name for name, p in workspace.challenge.phases.items() if name in run and p.labels]
+        )
+        if not names:
+            raise ConfigurationError("Nothing was evaluated yet.", hint="Begin with `referee run --phase PHASE`.")
+        for name in names:
+            done[name] = workspace.score(ledger, name)
+    if json:
+        screen.print_json({name: _counts(scoring) for name, scoring in done.items()})
+    else:
+        for name, scoring in done.items():
+            screen.say(f"{name}: {len(scoring.events)} scored now, {scoring.already} had their scores.")
+    refused = [refused for scoring in done.values() for refused in scoring.refused]
+    if refused:
+        raise CheckFailedError(
+            f"{len(refused)} valid results could not be scored: "
+            + "; ".join(f"{one.evaluation}: {one.reason}" for one in refused),
+            hint="Nothing else is affected; find out what happened to these results in the object store.",
+        )
+
+
+def _counts(scoring: Scoring) -> dict[str, object]:
+    return {
+        "scored": len(scoring.events),
+        "already": scoring.already,
+        "refused": {refused.evaluation: refused.reason for refused in scoring.refused},
+    }
+
+
+@app.command
+def leaderboard(
+    *,
+    phase: Phase = None,
+    challenge: Folder = HERE,
+    json: AsJson = False,
+    csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print CSV.")] = False,
+    markdown: Annotated[bool, Parameter(name="--markdown", negative="", help="Print Markdown.")] = False,
+    unblind: Unblind = False,
+) -> None:
+    """The board: ranks, scores, the public board beside the private one, and whoever has no score, with the reason."""
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
+        risks = queries.accepted_risks(ledger)
+        if unblind:
+            board = _named(ledger, board)
+    if json:
+        sys.stdout.write(board.to_json())
+    elif csv:
+        sys.stdout.write(board.to_csv())
+    elif markdown:
+        sys.stdout.write(board.to_markdown())
+    else:
+        _print_board(board)
+        if risks:
+            screen.say(f"Risks that the operator accepted: {', '.join(risks)}.")
+
+
+def _named(ledger: Ledger, board: Leaderboard) -> Leaderboard:
+    ledger.append([IdentitiesUnblinded(command=f"leaderboard --phase {board.phase} --unblind")])
+    everyone = [row.submission for row in board.rows] + [left.submission for left in board.unscored]
+    names = queries.names(ledger, everyone)
+    return unblinded(board, {blind: (who.submission_name, who.team_name) for blind, who in names.items()})
+
+
+def _print_board(board: Leaderboard) -> None:
+    named = any(row.name for row in board.rows)
+    columns = ["rank>", "submission", "team", f"{board.metric}>", *(f"{name}>" for name in board.secondary)]
+    if board.public_phase:
+        columns += [f"{board.public_phase}>", "rank there>"]
+    rows = []
+    line = board.reference
+    for row in board.rows:
+        if line is not None and line.rank <= row.rank and row.score != line.score:
+            rows.append(_reference_cells(line.score, len(columns)))
+            line = None
+        cells = [
+            str(row.rank),
+            f"{row.submission} ({row.name})" if named else row.submission,
+            f"{row.team} ({row.team_name})" if named else row.team,
+            *("" if value is None else f"{value:.5f}" for value in (row.score, *row.secondary)),
+        ]
+        if board.public_phase:
+            cells += ["" if row.public_score is None else f"{row.public_score:.5f}", str(row.public_rank or "")]
+        rows.append(tuple(cells))
+    if line is not None:
+        rows.append(_reference_cells(line.score, len(columns)))
+    direction = "greater is better" if board.greater_is_better else "smaller is better"
+    screen.print_table(columns, rows, title=f"{board.phase}, {board.metric} ({direction})")
+    if board.unscored:
+        screen.say()
+        screen.print_table(
+            ["without a score", "team", "verdict", "blame", "reason"],
+            [
+                (f"{u.submission} ({u.name})" if u.name else u.submission, u.team, u.verdict or "", u.blame, u.reason)
+                for u in board.unscored
+            ],
+        )
+    if not board.complete:
+        screen.say("This board is not complete: some evaluations have not ended or were not scored.")
+
+
+def _reference_cells(score: float, width: int) -> tuple[str, ...]:
+    return ("", "constant 0.5", "", f"{score:.5f}", *[""] * (width - 4))

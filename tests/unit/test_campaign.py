@@ -1,0 +1,225 @@
+"""The controller on the `memory` engine: everything that can happen to a campaign, and what must come of it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from referee.attempts import AttemptSpec
+from referee.campaign import Campaign, dispatch_order
+from referee.challenge import Challenge, MachineType, load_challenge
+from referee.engines.memory import Faults, MemoryEngine, Play
+from referee.errors import ConflictError
+from referee.ledger import Identity, Ledger, PhaseRecorded, SubmissionImported, queries
+from referee.objects import ObjectStore
+from referee.phases import PhaseData, record_phase
+from referee.verdicts import Verdict
+
+IMAGE = "sha256:" + "0" * 64
+GPU = MachineType(cpus=8, memory=2**36, gpus=1, gpu_memory=2**34, reference=True)
+
+
+class Stage:
+    """A challenge with `count` submissions and everything a controller needs; what it ran is in `engine.executed`."""
+
+    def __init__(self, folder: Path, count: int = 8, kinds: tuple[str, ...] = ("cpu",), text: str = "") -> None:
+        (folder / "data").mkdir()
+        (folder / "data" / "a.mp4").write_bytes(b"x")
+        (folder / "challenge.toml").write_text(
+            'name = "small"\n[phases.test]\ndata = "data"\nvisibility = "private"\n' + text
+        )
+        self.challenge: Challenge = load_challenge(folder)
+        self.data: PhaseData = record_phase(self.challenge, "test")
+        self.objects = ObjectStore(folder / "objects")
+        self.path = folder / "ledger.sqlite"
+        with Ledger.create(self.path, campaign="c", challenge_name="small") as ledger:
+            ledger.append([PhaseRecorded(phase="test", data_digest=self.data.digest, files=1)])
+            for number in range(count):
+                who = Identity.new(f"s-{number:03d}", f"t-{number:03d}", f"submission {number}", f"team {number}")
+                event = SubmissionImported(
+                    submission=who.submission,
+                    team=who.team,
+                    submission_kind=kinds[number % len(kinds)],  # type: ignore[arg-type] # from a tuple of the two kinds
+                    image=IMAGE,
+                    identity_commitment=who.commitment,
+                )
+                ledger.append([event], identities=[who])
+
+    def engine(self, script: Any = None, **options: Any) -> MemoryEngine:
+        machines = options.pop("machines", {"local": MachineType(cpus=64, memory=2**40, reference=True)})
+        return MemoryEngine(self.objects, script or ok, machines=machines, **options)
+
+    def run(self, engine: MemoryEngine, steps: int | None = None) -> Campaign:
+        """Run to the end, or be killed after so many passes (nothing is told to the ledger then)."""
+        with Ledger.open(self.path) as ledger, ledger.lead() as lease:
+            campaign = Campaign(self.challenge, lease, engine, self.objects, self.data, "test")
+            campaign.begin()
+            while campaign.step():
+                if steps is not None and (steps := steps - 1) <= 0:
+                    break
+                engine.wait(2.0)
+            return campaign
+
+    def verdicts(self) -> Counter[Verdict | None]:
+        with Ledger.open(self.path) as ledger:
+            ledger.verify()
+            return Counter(row.verdict for row in queries.evaluations(ledger, "test"))
+
+    def attempts(self) -> tuple[queries.AttemptRow, ...]:
+        with Ledger.open(self.path) as ledger:
+            return queries.attempts(ledger, phase="test")
+
+
+def ok(spec: AttemptSpec, chance: random.Random) -> Play:
+    return Play(seconds=1 + 9 * chance.random(), predictions=b"filename,label\na.mp4,0.5\n", rows=1)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def test_every_submission_is_evaluated_once(stage: Stage) -> None:
+    engine = stage.engine(slots=3)
+    stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 8}
+    assert set(engine.executed.values()) == {1}
+
+
+def test_a_second_run_has_nothing_to_do(stage: Stage) -> None:
+    engine = stage.engine()
+    stage.run(engine)
+    before = sum(engine.executed.values())
+    stage.run(engine)
+    assert sum(engine.executed.values()) == before
+    assert stage.verdicts() == {Verdict.OK: 8}
+
+
+def test_two_controllers_at_once_are_refused(stage: Stage) -> None:
+    with (
+        Ledger.open(stage.path) as ledger,
+        ledger.lead(),
+        Ledger.open(stage.path) as other,
+        pytest.raises(ConflictError, match="Another controller"),
+        other.lead(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NODE_LOST, Verdict.INTERRUPTED, Verdict.HOST_FULL])
+def test_host_faults_are_tried_three_times_and_never_charged(tmp_path: Path, verdict: Verdict) -> None:
+    stage = Stage(tmp_path, count=1)
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        return Play(verdict=verdict) if not spec.attempt.endswith(".3") else ok(spec, chance)
+
+    stage.run(stage.engine(script, nodes={"local": ["n1", "n2", "n3"]}))
+    assert stage.verdicts() == {Verdict.OK: 1}
+    assert [row.verdict for row in stage.attempts()] == [verdict, verdict, Verdict.OK]
+
+
+def test_a_submission_at_fault_is_final_at_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=3)
+    stage.run(stage.engine(lambda spec, chance: Play(verdict=Verdict.MEMORY_LIMIT)))
+    assert stage.verdicts() == {Verdict.MEMORY_LIMIT: 3}
+    assert len(stage.attempts()) == 3
+
+
+def test_what_no_machine_fits_is_unroutable_and_reopened_when_there_is_one(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=4, kinds=("cpu", "gpu"))
+    stage.run(stage.engine())
+    assert stage.verdicts() == {Verdict.OK: 2, Verdict.UNROUTABLE: 2}
+    stage.run(stage.engine(machines={"gpu": GPU}))
+    assert stage.verdicts() == {Verdict.OK: 4}
+
+
+def test_a_fault_that_spreads_stops_the_dispatch(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=40)
+    nodes = [f"n{number}" for number in range(10)]
+    campaign = stage.run(stage.engine(lambda spec, chance: Play(verdict=Verdict.HOST_FULL), nodes={"local": nodes}))
+    assert campaign.stopped_because
+    assert len(stage.attempts()) < 40
+
+
+def test_the_only_node_is_quarantined_and_the_campaign_says_so(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=10)
+    campaign = stage.run(stage.engine(lambda spec, chance: Play(verdict=Verdict.SANDBOX_FAILED)))
+    assert "quarantine" in campaign.stopped_because.lower() or "host faults" in campaign.stopped_because
+    assert len(stage.attempts()) <= 4
+
+
+def test_cancelled_work_counts_against_nobody_and_is_run_again(stage: Stage) -> None:
+    engine = stage.engine(slots=2)
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign.begin()
+        campaign.step()
+        campaign.cancel()
+        while campaign.step():
+            engine.wait(2.0)
+    assert stage.verdicts() == {None: 6, Verdict.CANCELLED: 2}
+    stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 8}
+
+
+def test_draining_ends_what_runs_and_starts_nothing_more(stage: Stage) -> None:
+    engine = stage.engine(slots=2)
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign.begin()
+        campaign.step()
+        campaign.drain()
+        while campaign.step():
+            engine.wait(2.0)
+    assert stage.verdicts() == {None: 6, Verdict.OK: 2}
+
+
+def test_a_zombie_is_fenced_off_and_recorded(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=2)
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        play = ok(spec, chance)
+        if spec.attempt.endswith(".1"):
+            return Play(seconds=1, predictions=b"zombie", rows=1, zombie_seconds=5.0)
+        return Play(seconds=60, predictions=play.predictions, rows=1)
+
+    stage.run(stage.engine(script, nodes={"local": ["n1", "n2", "n3"]}))
+    assert stage.verdicts() == {Verdict.OK: 2}
+    first = [row for row in stage.attempts() if row.number == 1]
+    assert all(row.verdict is Verdict.NODE_LOST and row.fenced for row in first)
+    assert {row.attempt for row in stage.attempts() if row.verdict is Verdict.OK} == {"s-000.test.2", "s-001.test.2"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_controller_killed_after_any_pass_loses_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
+    """The engine loses replies, doubles and delays submissions meanwhile."""
+    stage = Stage(tmp_path, count=12, kinds=("cpu", "gpu"))
+    chance = random.Random(seed)
+    machines = {"gpu": GPU, "cpu": MachineType(cpus=4, memory=2**35)}
+    engine = stage.engine(
+        slots=2, machines=machines, faults=Faults(lose_reply=0.1, double=0.2, delay=0.3, delay_seconds=20), seed=seed
+    )
+    for _ in range(30):
+        stage.run(engine, steps=chance.randint(1, 4))
+    stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 12}
+    assert set(engine.executed.values()) == {1}
+    assert len(stage.attempts()) == 12
+
+
+def test_the_order_is_random_within_kinds_and_the_kinds_take_turns() -> None:
+    rows = [
+        queries.SubmissionRow(f"s-{number:03d}", "t", "gpu" if number % 4 == 0 else "cpu", IMAGE, None, None, None)
+        for number in range(200)
+    ]
+    ordered = dispatch_order(rows, "random", seed=1)
+    assert sorted(row.submission for row in ordered) == [row.submission for row in rows]
+    assert ordered == dispatch_order(list(reversed(rows)), "random", seed=1)
+    assert ordered != dispatch_order(rows, "random", seed=2)
+    for start in range(0, 200, 20):
+        assert sum(row.kind == "gpu" for row in ordered[start : start + 20]) == 5
+    assert dispatch_order(rows, "manifest", seed=1) == rows
