@@ -68,7 +68,6 @@ def fetch(source: ImageSource, room: Room) -> Fetched:
         HostError: skopeo is not installed.
     """
     argument = _argument(source, room)
-    (room.folder / "temporary").mkdir(mode=0o700)
     _skopeo(["copy", "--quiet", argument, f"oci:{room.layout}:image"], room)
     configuration = None
     if not argument.startswith("oci:"):
@@ -89,6 +88,7 @@ def _argument(source: ImageSource, room: Room) -> str:
     if transport is Transport.OCI:
         check_layout(path)
     else:
+        path = _plain(path, room)
         transport = _look_through(path, room, transport)
         if transport is Transport.OCI_ARCHIVE:
             path = _extract_layout(path, room)
@@ -130,12 +130,13 @@ def check_layout(path: Path) -> None:
     blobs = path / "blobs" / "sha256"
     if not blobs.is_dir():
         raise ImageError("The OCI layout has no folder blobs/sha256.", hint="Export the image again.")
-    for number, found in enumerate(os.scandir(blobs)):
-        if not found.is_file(follow_symlinks=False) or number >= MAX_ARCHIVE_ENTRIES * 10:
-            raise ImageError(
-                f"The OCI layout's blob {shown(found.name)} is not a plain file, or there are too many.",
-                hint="Export the image again.",
-            )
+    with os.scandir(blobs) as listing:
+        for number, found in enumerate(listing):
+            if not found.is_file(follow_symlinks=False) or number >= MAX_ARCHIVE_ENTRIES * 10:
+                raise ImageError(
+                    f"The OCI layout's blob {shown(found.name)} is not a plain file, or there are too many.",
+                    hint="Export the image again.",
+                )
     if (path / "oci-layout").is_symlink():
         raise ImageError("The OCI layout's file oci-layout is a link.", hint="Export the image again.")
     _check_index(path, read_small(path / "index.json", "index.json"), depth=0)
@@ -165,7 +166,7 @@ def _look_through(path: Path, room: Room, transport: Transport) -> Transport:
                 if entry.kind is Kind.FILE and entry.size_bytes:
                     _look_inside(stream, room)
     except TarError as error:
-        raise ImageError(f"The archive {path} is refused: {error}.", hint="Save the image again.") from error
+        raise _refused(path, error) from error
     if transport is Transport.ARCHIVE:
         if {b"index.json", b"oci-layout"} <= names:
             return Transport.OCI_ARCHIVE
@@ -178,17 +179,39 @@ def _look_through(path: Path, room: Room, transport: Transport) -> Transport:
     return transport
 
 
-def _entries(raw: BinaryIO, room: Room) -> Iterator[tuple[TarEntry, TarStream]]:
-    first = raw.read(4)
-    raw.seek(0)
+def _plain(path: Path, room: Room) -> Path:
+    """The archive without the compression around it, which skopeo 1.9 does not read."""
+    try:
+        with path.open("rb") as raw:
+            first = raw.read(4)
+            raw.seek(0)
+            _require_known(first)
+            if not is_compressed(first):
+                return path
+            counted = Counted(decompressed(raw), room.limit_bytes)
+            plain = room.folder / "archive"
+            with plain.open("wb") as target:
+                while piece := counted.read(CHUNK_BYTES):
+                    target.write(piece)
+            return plain
+    except TarError as error:
+        raise _refused(path, error) from error
+
+
+def _require_known(first: bytes) -> None:
     if first.startswith(_SQUEEZED):
-        raise TarError("it is compressed with bzip2 or xz; gzip, zstd or nothing is accepted")
-    if is_compressed(first):
-        stream = TarStream(Counted(decompressed(raw), room.limit_bytes).read)
-    elif os.fstat(raw.fileno()).st_size > room.limit_bytes:
-        raise TarError(f"it is larger than the limit of {format_size(room.limit_bytes)}")
-    else:
-        stream = TarStream(raw.read, skip=lambda count: raw.seek(count, os.SEEK_CUR))
+        raise TarError("something in it is compressed with bzip2 or xz; gzip, zstd or nothing is accepted")
+
+
+def _refused(path: Path, error: TarError) -> ImageError:
+    return ImageError(f"The archive {path} is refused: {error}.", hint="Save the image again.")
+
+
+def _entries(raw: BinaryIO, room: Room) -> Iterator[tuple[TarEntry, TarStream]]:
+    """The entries of a plain archive. Their contents lie in the file, so its own size bounds them."""
+    if os.fstat(raw.fileno()).st_size > 2 * room.limit_bytes:
+        raise TarError(f"it is larger than {format_size(2 * room.limit_bytes)}")
+    stream = TarStream(raw.read, skip=lambda count: raw.seek(count, os.SEEK_CUR))
     for number, entry in enumerate(stream):
         if number >= MAX_ARCHIVE_ENTRIES:
             raise TarError(f"it has more than {MAX_ARCHIVE_ENTRIES} entries")
@@ -220,8 +243,7 @@ def _look_inside(stream: TarStream, room: Room) -> None:
     """Count what a compressed layer inside an archive unpacks to: skopeo unpacks it without a limit."""
     content = _Content(stream)
     first = content.peek(4)
-    if first.startswith(_SQUEEZED):
-        raise TarError("a layer is compressed with bzip2 or xz; gzip, zstd or nothing is accepted")
+    _require_known(first)
     if is_compressed(first):
         counted = Counted(decompressed(content), room.limit_bytes)
         while counted.read(CHUNK_BYTES):
