@@ -190,8 +190,8 @@ class MemoryEngine:
                 if worker in self._queue:
                     self._queue.remove(worker)
                     self._end(worker, "It was cancelled before it began.")
-                elif not worker.ended:
-                    self.interrupt(job.attempt)
+        for job in jobs:
+            self.interrupt(job.attempt)
 
     def adopt(self, attempts: Sequence[str]) -> list[Job]:
         """The attempts that it was ever given."""

@@ -1,0 +1,132 @@
+"""A small real world for workers and engines: a phase of three files, images around busybox, an object store, a node."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from image_layouts import entry, layout, tar
+
+from referee.attempts import AttemptResult, AttemptSpec
+from referee.challenge import Contract, Limits, PredictionFormat
+from referee.images.store import ImageStore
+from referee.objects import ObjectMissingError, ObjectStore
+from referee.phases import PhaseData, PhaseFile, file_list_digest
+from referee.sandbox.cgroups import PREFIX
+from referee.worker.publishing import RESULT, result_key
+
+FILES = {"a.mp4": b"A" * 1000, "b.mp4": b"B" * 2000, "deeper/c.mp4": b""}
+GOOD = "; ".join(
+    ["o=/output/submission.csv", "echo filename,label > $o", "cd /data"]
+    + ["find . -type f | sed 's|^./||' | while read f; do echo $f,0.25 >> $o; done"]
+)
+LIMITS = Limits(
+    wall_time=timedelta(seconds=60), cpus=1.0, memory=256 * 2**20, pids=64, scratch=2**24, output=2**20, log=4096
+)
+
+
+@dataclass
+class World:
+    """Everything that a worker needs."""
+
+    folder: Path
+    objects: ObjectStore
+    images: ImageStore
+    data: PhaseData
+    node: Path
+
+    def image(self, script: str) -> str:
+        """The digest of an image whose entrypoint is the shell script."""
+        name = secrets.token_hex(4)
+        busybox = entry("bin/busybox", mode=0o755)
+        layer = tar((busybox, Path("/usr/bin/busybox").read_bytes()), *_links(), ("name", name.encode()))
+        return self._import(layer, name, Cmd=None, Entrypoint=["/bin/sh", "-c", script])
+
+    def broken_image(self, **run: object) -> str:
+        """The digest of an image that holds no program at all."""
+        return self._import(tar(("empty", b"")), secrets.token_hex(4), **run)
+
+    def _import(self, layer: bytes, name: str, **run: object) -> str:
+        folder = layout(self.folder / "layouts" / name, layer, **run)
+        return self.images.import_image(f"oci:{folder}").digest
+
+    def spec(self, image: str, *, attempt: str | None = None, stored: bool = True, **changes: object) -> AttemptSpec:
+        """A specification, stored under its key."""
+        name = attempt or f"s-{secrets.token_hex(3)}.private_test.1"
+        spec = AttemptSpec(
+            attempt=name,
+            evaluation=name.rpartition(".")[0],
+            campaign="c",
+            submission=name.partition(".")[0],
+            phase="private_test",
+            image=image,
+            phase_data_key=f"phases/{self.data.digest.removeprefix('sha256:')}.json",
+            result_key=secrets.token_hex(16),
+            private=True,
+            contract=Contract(),
+            limits=LIMITS,
+            predictions=PredictionFormat(),
+        ).model_copy(update=changes)
+        if stored:
+            self.objects.put_once(f"specs/{name}.json", spec.model_dump_json().encode())
+        return spec
+
+    def result(self, spec: AttemptSpec) -> AttemptResult | None:
+        """The attempt's result, if it was published."""
+        try:
+            return AttemptResult.model_validate_json(self.objects.get(result_key(spec, RESULT)))
+        except ObjectMissingError:
+            return None
+
+
+def make_world(folder: Path) -> World:
+    """A world below `folder`."""
+    place = folder / "data"
+    files = []
+    for name, content in FILES.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        import hashlib
+
+        files.append(
+            PhaseFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        )
+    data = PhaseData(location=place, digest=file_list_digest(tuple(files)), files=tuple(files))
+    objects = ObjectStore(folder / "objects")
+    objects.put_once(f"phases/{data.digest.removeprefix('sha256:')}.json", data.model_dump_json().encode())
+    return World(folder, objects, ImageStore(folder / "objects"), data, folder / "node")
+
+
+def _links() -> Iterator[object]:
+    for name in ("sh", "echo", "cat", "find", "sed", "sleep", "kill", "dd", "ln", "mkfifo", "true", "tail", "head", "yes"):
+        yield entry(f"bin/{name}", b"2", linkname="busybox")
+
+
+def eventually(condition: object, seconds: float = 30.0) -> bool:
+    """Wait until `condition()` holds; False if it did not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]  # any callable
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def traces(node: Path) -> list[str]:
+    """Everything that workers of this node left on the machine: processes, mounts, cgroups, folders."""
+    found = [f"folder {path}" for path in sorted((node / "run").glob("*"))] if (node / "run").is_dir() else []
+    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").rglob(f"{PREFIX}*")]
+    found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/run/referee" in line]
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = status.read_bytes()
+            if b"runc\0" in command or str(node).encode() in command:
+                found.append(f"process {status.parent.name} {command!r}")
+        except OSError:
+            continue
+    return found
