@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, insert, select, update
+from sqlalchemy import BindParameter, Connection, Row, Select, Table, Update, bindparam, insert, select, update
 
 from referee.errors import LedgerError
 from referee.ledger import events
@@ -64,8 +64,44 @@ def _refuse(link: Link, why: str) -> LedgerError:
     )
 
 
-def _change(connection: Connection, table: Table, where: ColumnElement[bool], **values: Any) -> bool:
-    return connection.execute(update(table).where(where).values(values)).rowcount == 1
+# The statements are built once: building one takes longer than SQLite takes to run it. `key` is the row that is meant.
+_KEY: BindParameter[Any] = bindparam("key")
+_INSERT = {table: insert(table) for table in PROJECTIONS}
+_RUNNING_CONTROLLER = update(CONTROLLERS).where(CONTROLLERS.c.epoch == _KEY, CONTROLLERS.c.stopped_at.is_(None))
+_PHASE = update(PHASES).where(PHASES.c.phase == _KEY)
+_NODE = update(NODES).where(NODES.c.node == _KEY)
+_EVALUATION = update(EVALUATIONS).where(EVALUATIONS.c.evaluation == _KEY)
+_WAITING_EVALUATION = _EVALUATION.where(EVALUATIONS.c.verdict.is_(None), EVALUATIONS.c.open_attempt.is_(None))
+_READY_EVALUATION = _WAITING_EVALUATION.where(EVALUATIONS.c.attempts == bindparam("earlier"))
+_EVALUATION_OF_ATTEMPT = update(EVALUATIONS).where(
+    EVALUATIONS.c.evaluation == select(ATTEMPTS.c.evaluation).where(ATTEMPTS.c.attempt == _KEY).scalar_subquery()
+)
+_ATTEMPT = update(ATTEMPTS).where(ATTEMPTS.c.attempt == _KEY)
+_OPEN_ATTEMPT = _ATTEMPT.where(ATTEMPTS.c.ended_seq.is_(None))
+
+_PHASE_ROW = select(PHASES).where(PHASES.c.phase == _KEY)
+_EVALUATION_ROW = select(EVALUATIONS).where(EVALUATIONS.c.evaluation == _KEY)
+_ATTEMPT_ROW = select(ATTEMPTS).where(ATTEMPTS.c.attempt == _KEY)
+_SUBMISSION_ROW = select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == _KEY)
+_METRICS = select(SCORES.c.metric).where(SCORES.c.evaluation == _KEY)
+_OF_PHASE = select(EVALUATIONS.c.evaluation).where(EVALUATIONS.c.phase == _KEY).limit(1)
+_OPEN_OF_PHASE = _OF_PHASE.where(EVALUATIONS.c.verdict.is_(None))
+_SCORED_OF_PHASE = select(SCORES.c.evaluation).join(EVALUATIONS).where(EVALUATIONS.c.phase == _KEY).limit(1)
+_SAME_EVALUATION = select(EVALUATIONS.c.evaluation).where(
+    EVALUATIONS.c.submission == bindparam("submission"), EVALUATIONS.c.phase == bindparam("phase")
+)
+
+
+def _add(connection: Connection, table: Table, **values: Any) -> None:
+    connection.execute(_INSERT[table], values)
+
+
+def _change(connection: Connection, statement: Update, key: str | int, **values: Any) -> bool:
+    return connection.execute(statement, {"key": key, **values}).rowcount == 1
+
+
+def _find(connection: Connection, statement: Select[Any], key: str) -> Row[Any] | None:
+    return connection.execute(statement, {"key": key}).first()
 
 
 # Controllers, phases, submissions, nodes
@@ -73,62 +109,49 @@ def _change(connection: Connection, table: Table, where: ColumnElement[bool], **
 
 @_applies(events.ControllerStarted)
 def _controller_started(connection: Connection, link: Link, event: events.ControllerStarted) -> None:
-    connection.execute(
-        insert(CONTROLLERS).values(
-            epoch=event.epoch, host=event.host, pid=event.pid, boot_id=event.boot_id, started_at=link.time
-        )
-    )
+    _add(connection, CONTROLLERS, started_at=link.time, **event.model_dump())
 
 
 @_applies(events.ControllerStopped)
 def _controller_stopped(connection: Connection, link: Link, event: events.ControllerStopped) -> None:
-    running = and_(CONTROLLERS.c.epoch == event.epoch, CONTROLLERS.c.stopped_at.is_(None))
-    if not _change(connection, CONTROLLERS, running, stopped_at=link.time, stop_reason=event.reason):
+    stopped = {"stopped_at": link.time, "stop_reason": event.reason}
+    if not _change(connection, _RUNNING_CONTROLLER, event.epoch, **stopped):
         raise _refuse(link, f"controller {event.epoch} does not run")
 
 
 @_applies(events.PhaseRecorded)
 def _phase_recorded(connection: Connection, link: Link, event: events.PhaseRecorded) -> None:
-    old = connection.execute(select(PHASES).where(PHASES.c.phase == event.phase)).one_or_none()
-    facts = {"data_digest": event.data_digest, "files": event.files, "labels_digest": event.labels_digest}
+    old = _find(connection, _PHASE_ROW, event.phase)
+    facts = event.model_dump()
     if old is None:
-        connection.execute(insert(PHASES).values(phase=event.phase, **facts))
+        _add(connection, PHASES, **facts)
         return
-    of_phase = EVALUATIONS.c.phase == event.phase
-    if old.data_digest != event.data_digest and _any(connection, select(EVALUATIONS.c.evaluation).where(of_phase)):
+    if old.data_digest != event.data_digest and _find(connection, _OF_PHASE, event.phase):
         raise _refuse(link, f"the data of {event.phase} changed after evaluations on it were requested")
-    scored = select(SCORES.c.evaluation).join(EVALUATIONS).where(of_phase)
-    if old.labels_digest not in {None, event.labels_digest} and _any(connection, scored):
+    if old.labels_digest not in {None, event.labels_digest} and _find(connection, _SCORED_OF_PHASE, event.phase):
         raise _refuse(link, f"the labels of {event.phase} changed after evaluations on it were scored")
-    _change(connection, PHASES, PHASES.c.phase == event.phase, **facts)
-
-
-def _any(connection: Connection, query: Any) -> bool:
-    return connection.execute(query.limit(1)).first() is not None
+    _change(connection, _PHASE, event.phase, **facts)
 
 
 @_applies(events.CampaignFinished)
 def _campaign_finished(connection: Connection, link: Link, event: events.CampaignFinished) -> None:
-    open_ones = select(EVALUATIONS.c.evaluation).where(
-        EVALUATIONS.c.phase == event.phase, EVALUATIONS.c.verdict.is_(None)
-    )
-    if _any(connection, open_ones):
+    if _find(connection, _OPEN_OF_PHASE, event.phase):
         raise _refuse(link, f"some evaluations on {event.phase} have not ended")
-    _change(connection, PHASES, PHASES.c.phase == event.phase, finished_at=link.time)
+    _change(connection, _PHASE, event.phase, finished_at=link.time)
 
 
 @_applies(events.SubmissionImported)
 def _submission_imported(connection: Connection, link: Link, event: events.SubmissionImported) -> None:
-    if _any(connection, select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == event.submission)):
+    if _find(connection, _SUBMISSION_ROW, event.submission):
         raise _refuse(link, f"{event.submission} was imported before")
     values = event.model_dump(exclude={"submission_kind"})
-    connection.execute(insert(SUBMISSIONS).values(kind=event.submission_kind, seq=link.seq, **values))
+    _add(connection, SUBMISSIONS, kind=event.submission_kind, seq=link.seq, **values)
 
 
 def _note_node(connection: Connection, link: Link, node: str, **values: Any) -> None:
-    if not _change(connection, NODES, NODES.c.node == node, seq=link.seq, **values):
-        fresh = {"quarantined": False, "reason": "", "released_seq": 0} | values
-        connection.execute(insert(NODES).values(node=node, seq=link.seq, **fresh))
+    if not _change(connection, _NODE, node, seq=link.seq, **values):
+        fresh = {"quarantined": False, "reason": "", "released_seq": 0}
+        _add(connection, NODES, node=node, seq=link.seq, **(fresh | values))
 
 
 @_applies(events.NodeProved)
@@ -158,54 +181,43 @@ def _node_released(connection: Connection, link: Link, event: events.NodeRelease
 
 @_applies(events.EvaluationRequested)
 def _evaluation_requested(connection: Connection, link: Link, event: events.EvaluationRequested) -> None:
-    same = and_(EVALUATIONS.c.submission == event.submission, EVALUATIONS.c.phase == event.phase)
-    if _any(connection, select(EVALUATIONS.c.evaluation).where(same)):
+    same = connection.execute(_SAME_EVALUATION, {"submission": event.submission, "phase": event.phase})
+    if same.first() is not None:
         raise _refuse(link, f"{event.submission} on {event.phase} was requested before")
-    if not _any(connection, select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == event.submission)):
+    if not _find(connection, _SUBMISSION_ROW, event.submission):
         raise _refuse(link, f"there is no submission {event.submission}")
-    if not _any(connection, select(PHASES.c.phase).where(PHASES.c.phase == event.phase)):
+    if not _find(connection, _PHASE_ROW, event.phase):
         raise _refuse(link, f"the data of the phase {event.phase} was never recorded")
-    connection.execute(
-        insert(EVALUATIONS).values(
-            evaluation=event.evaluation,
-            submission=event.submission,
-            phase=event.phase,
-            position=event.order,
-            round=1,
-            attempts=0,
-            reason="",
-            requested_at=link.time,
-        )
+    _add(
+        connection,
+        EVALUATIONS,
+        evaluation=event.evaluation,
+        submission=event.submission,
+        phase=event.phase,
+        position=event.order,
+        round=1,
+        attempts=0,
+        reason="",
+        requested_at=link.time,
     )
 
 
 @_applies(events.AttemptPlanned)
 def _attempt_planned(connection: Connection, link: Link, event: events.AttemptPlanned) -> None:
-    ready = and_(
-        EVALUATIONS.c.evaluation == event.evaluation,
-        EVALUATIONS.c.verdict.is_(None),
-        EVALUATIONS.c.open_attempt.is_(None),
-        EVALUATIONS.c.attempts == event.number - 1,
-    )
-    if not _change(connection, EVALUATIONS, ready, open_attempt=event.attempt, attempts=event.number):
+    counted = {"open_attempt": event.attempt, "attempts": event.number}
+    if not _change(connection, _READY_EVALUATION, event.evaluation, earlier=event.number - 1, **counted):
         raise _refuse(
             link, f"{event.evaluation} does not wait for attempt {event.number} (it has ended, runs, or is elsewhere)"
         )
-    of_evaluation = select(EVALUATIONS.c.round).where(EVALUATIONS.c.evaluation == event.evaluation)
-    connection.execute(
-        insert(ATTEMPTS).values(
-            round=connection.execute(of_evaluation).scalar_one(),
-            planned_at=link.time,
-            planned_seq=link.seq,
-            **event.model_dump(),
-        )
-    )
+    evaluation = _find(connection, _EVALUATION_ROW, event.evaluation)
+    this_round = evaluation.round if evaluation else 1
+    values = event.model_dump()
+    _add(connection, ATTEMPTS, round=this_round, planned_at=link.time, planned_seq=link.seq, **values)
 
 
 @_applies(events.AttemptSubmitted)
 def _attempt_submitted(connection: Connection, link: Link, event: events.AttemptSubmitted) -> None:
-    is_open = and_(ATTEMPTS.c.attempt == event.attempt, ATTEMPTS.c.ended_seq.is_(None))
-    if not _change(connection, ATTEMPTS, is_open, handle=event.handle, submitted_at=link.time):
+    if not _change(connection, _OPEN_ATTEMPT, event.attempt, handle=event.handle, submitted_at=link.time):
         raise _refuse(link, f"{event.attempt} is not open")
 
 
@@ -217,21 +229,15 @@ def _attempt_ended(connection: Connection, link: Link, event: events.AttemptEnde
     values["measurements"] = event.measurements and canonical_json(event.measurements.model_dump(mode="json"))
     values["started_at"] = event.started_at and format_time(event.started_at)
     values["ended_at"] = event.ended_at and format_time(event.ended_at)
-    is_open = and_(ATTEMPTS.c.attempt == event.attempt, ATTEMPTS.c.ended_seq.is_(None))
-    if not _change(connection, ATTEMPTS, is_open, ended_seq=link.seq, **values):
+    if not _change(connection, _OPEN_ATTEMPT, event.attempt, ended_seq=link.seq, **values):
         raise _refuse(link, f"{event.attempt} is not open")
-    _change(
-        connection,
-        EVALUATIONS,
-        EVALUATIONS.c.open_attempt == event.attempt,
-        open_attempt=None,
-        last_verdict=event.verdict.value,
-    )
+    closed = {"open_attempt": None, "last_verdict": event.verdict.value}
+    _change(connection, _EVALUATION_OF_ATTEMPT, event.attempt, **closed)
 
 
 @_applies(events.AttemptFenced)
 def _attempt_fenced(connection: Connection, link: Link, event: events.AttemptFenced) -> None:
-    if not _change(connection, ATTEMPTS, ATTEMPTS.c.attempt == event.attempt, fenced=event.reason):
+    if not _change(connection, _ATTEMPT, event.attempt, fenced=event.reason):
         raise _refuse(link, f"there is no attempt {event.attempt}")
 
 
@@ -239,17 +245,12 @@ def _attempt_fenced(connection: Connection, link: Link, event: events.AttemptFen
 def _evaluation_ended(connection: Connection, link: Link, event: events.EvaluationEnded) -> None:
     predictions = None
     if event.attempt is not None:
-        found = connection.execute(select(ATTEMPTS).where(ATTEMPTS.c.attempt == event.attempt)).one_or_none()
+        found = _find(connection, _ATTEMPT_ROW, event.attempt)
         if found is None or found.evaluation != event.evaluation or found.verdict != event.verdict:
             raise _refuse(link, f"{event.attempt} is not an attempt of it that ended as {event.verdict}")
         predictions = found.predictions_digest
     elif event.verdict is Verdict.OK:
         raise _refuse(link, "a valid result needs the attempt that gave it")
-    waits = and_(
-        EVALUATIONS.c.evaluation == event.evaluation,
-        EVALUATIONS.c.verdict.is_(None),
-        EVALUATIONS.c.open_attempt.is_(None),
-    )
     ending = {
         "verdict": event.verdict.value,
         "attempt": event.attempt,
@@ -257,43 +258,34 @@ def _evaluation_ended(connection: Connection, link: Link, event: events.Evaluati
         "ended_at": link.time,
         "predictions_digest": predictions if event.verdict is Verdict.OK else None,
     }
-    if not _change(connection, EVALUATIONS, waits, **ending):
+    if not _change(connection, _WAITING_EVALUATION, event.evaluation, **ending):
         raise _refuse(link, f"{event.evaluation} has ended before, has an open attempt, or was never requested")
 
 
 @_applies(events.EvaluationReopened)
 def _evaluation_reopened(connection: Connection, link: Link, event: events.EvaluationReopened) -> None:
-    old = connection.execute(select(EVALUATIONS).where(EVALUATIONS.c.evaluation == event.evaluation)).one_or_none()
+    old = _find(connection, _EVALUATION_ROW, event.evaluation)
     if old is None or old.verdict is None:
         raise _refuse(link, f"{event.evaluation} has not ended")
     if old.verdict == Verdict.OK or blame(Verdict(old.verdict)) is Blame.SUBMISSION:
         raise _refuse(link, f"{event.evaluation} ended as {old.verdict}, which is final")
-    _change(
-        connection,
-        EVALUATIONS,
-        EVALUATIONS.c.evaluation == event.evaluation,
-        round=old.round + 1,
-        verdict=None,
-        attempt=None,
-        ended_at=None,
-        reason=event.reason,
-    )
-    _change(connection, PHASES, PHASES.c.phase == old.phase, finished_at=None)
+    fresh = {"verdict": None, "attempt": None, "ended_at": None, "reason": event.reason}
+    _change(connection, _EVALUATION, event.evaluation, round=old.round + 1, **fresh)
+    _change(connection, _PHASE, old.phase, finished_at=None)
 
 
 @_applies(events.EvaluationScored)
 def _evaluation_scored(connection: Connection, link: Link, event: events.EvaluationScored) -> None:
-    found = connection.execute(select(EVALUATIONS).where(EVALUATIONS.c.evaluation == event.evaluation)).one_or_none()
+    found = _find(connection, _EVALUATION_ROW, event.evaluation)
     if found is None or found.verdict != Verdict.OK or found.predictions_digest != event.predictions_digest:
         raise _refuse(link, f"{event.evaluation} has no valid result with these predictions")
-    labels = select(PHASES.c.labels_digest).where(PHASES.c.phase == found.phase)
-    if connection.execute(labels).scalar_one() != event.labels_digest:
+    phase = _find(connection, _PHASE_ROW, found.phase)
+    if phase is None or phase.labels_digest != event.labels_digest:
         raise _refuse(link, f"the labels are not those that were recorded for {found.phase}")
-    known = select(SCORES.c.metric).where(SCORES.c.evaluation == event.evaluation)
-    twice = set(connection.execute(known).scalars()) & set(event.scores)
+    known = connection.execute(_METRICS, {"key": event.evaluation}).scalars()
+    twice = sorted(set(known) & set(event.scores))
     if twice:
-        raise _refuse(link, f"{event.evaluation} was scored before by {', '.join(sorted(twice))}")
+        raise _refuse(link, f"{event.evaluation} was scored before by {', '.join(twice)}")
     values = event.model_dump(exclude={"scores"}) | {"seq": link.seq}
-    connection.execute(
-        insert(SCORES), [values | {"metric": metric, "value": value} for metric, value in event.scores.items()]
-    )
+    for metric, value in event.scores.items():
+        _add(connection, SCORES, metric=metric, value=value, **values)

@@ -353,25 +353,28 @@ def recent_outcomes(ledger: Ledger, *, limit: int = 100) -> tuple[Outcome, ...]:
         return tuple(_outcome(row._mapping) for row in connection.execute(query))[::-1]
 
 
-def node_outcomes(ledger: Ledger) -> tuple[Outcome, ...]:
-    """What `policy.node_health` needs: ended attempts on known nodes, each since its node was last released."""
+def node_outcomes(ledger: Ledger, node: str | None = None, *, limit: int = 1000) -> tuple[Outcome, ...]:
+    """What `policy.node_health` needs: the last ended attempts on a node (or on all), each since its node's release.
+
+    A quarantine is recorded when it is decided, so the last few attempts say what is to be decided now.
+    """
     query = (
         select(*_OUTCOME)
         .outerjoin(NODES, NODES.c.node == ATTEMPTS.c.node)
-        .where(
-            ATTEMPTS.c.node.is_not(None),
-            ATTEMPTS.c.ended_seq > func.coalesce(NODES.c.released_seq, 0),
-        )
-        .order_by(ATTEMPTS.c.ended_seq)
+        .where(ATTEMPTS.c.ended_seq > func.coalesce(NODES.c.released_seq, 0))
+        .order_by(ATTEMPTS.c.ended_seq.desc())
+        .limit(limit)
     )
+    query = query.where(ATTEMPTS.c.node.is_not(None) if node is None else ATTEMPTS.c.node == node)
     with ledger.read() as connection:
-        return tuple(_outcome(row._mapping) for row in connection.execute(query))
+        return tuple(_outcome(row._mapping) for row in connection.execute(query))[::-1]
 
 
 def names(ledger: Ledger, submissions: Collection[str]) -> dict[str, Identity]:
     """The names behind blind submission ids. Only under `--unblind`, after `identities.unblinded` was recorded."""
     wanted = set(submissions)
     with ledger.read() as connection:
+        # All are read and then chosen from: a list of thousands would not fit into one statement's parameters.
         rows = connection.execute(select(IDENTITIES).order_by(IDENTITIES.c.submission)).all()
     return {
         row.submission: Identity(row.submission, row.team, row.submission_name, row.team_name, row.salt)

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 METADATA = MetaData()
@@ -138,12 +137,7 @@ ATTEMPTS = Table(
     Column("ended_seq", Integer),
     UniqueConstraint("evaluation", "number"),
     Index("attempts_by_end", "ended_seq"),
-    Index(
-        "attempts_open",
-        "planned_seq",
-        sqlite_where=text("ended_seq IS NULL"),
-        postgresql_where=text("ended_seq IS NULL"),
-    ),
+    Index("attempts_by_node", "node", "ended_seq"),
 )
 
 SCORES = Table(

@@ -254,14 +254,7 @@ class Ledger:
             if first is None or first.kind != LedgerCreated.kind:
                 raise LedgerError("The ledger does not begin with its creation.", hint="Restore it from a copy.")
             _verify_identities(connection)
-            replayed, stored = _replay(connection), projections.contents(connection)
-            for table, rows in replayed.items():
-                if stored[table] != rows:
-                    odd = next((a or b for a, b in _pairs(stored[table], rows) if a != b), None)
-                    raise LedgerError(
-                        f"The table {table} does not follow from the chain, beginning with {odd and odd[0]!r}.",
-                        hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
-                    )
+            _verify_projections(_replay(connection), projections.contents(connection))
         return head
 
     def rebuild(self) -> None:
@@ -353,14 +346,18 @@ def _replay(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
         engine.dispose()
 
 
-def _pairs(
-    stored: Sequence[tuple[object, ...]], replayed: Sequence[tuple[object, ...]]
-) -> Iterator[tuple[tuple[object, ...] | None, tuple[object, ...] | None]]:
-    for index in range(max(len(stored), len(replayed))):
-        yield (
-            stored[index] if index < len(stored) else None,
-            replayed[index] if index < len(replayed) else None,
-        )
+def _verify_projections(
+    replayed: dict[str, list[tuple[object, ...]]], stored: dict[str, list[tuple[object, ...]]]
+) -> None:
+    for table, rows in replayed.items():
+        # By whole rows, so that a missing one does not make all after it look wrong.
+        odd = set(rows) ^ set(stored[table])
+        if odd:
+            first = min(odd, key=lambda row: str(row[0]))
+            raise LedgerError(
+                f"The table {table} does not follow from the chain, beginning with {first[0]!r}.",
+                hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
+            )
 
 
 def _sync_folder(folder: Path) -> None:

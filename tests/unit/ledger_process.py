@@ -1,0 +1,63 @@
+"""A second process for the ledger's tests. Run as a script: PATH and what to do. It speaks on its standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from referee.ledger import Ledger, NodeProved, RiskAccepted
+
+
+def say(text: object) -> None:
+    print(text, flush=True)
+
+
+def append(ledger: Ledger, mark: str, count: int) -> None:
+    say("ready")
+    sys.stdin.readline()
+    for number in range(count):
+        ledger.append([RiskAccepted(name=f"{mark}-{number}")])
+
+
+def lead(ledger: Ledger) -> None:
+    with ledger.lead(host="elsewhere") as lease:
+        say(lease.epoch)
+        time.sleep(600)
+
+
+def lead_and_write(ledger: Ledger) -> None:
+    # Each number is said only after it was appended: what was said must survive.
+    with ledger.lead(host="elsewhere") as lease:
+        for number in range(10**6):
+            name = f"{lease.epoch}-{number}"
+            lease.append([NodeProved(node=name, boot_id="b", level="runc", checks=part) for part in range(3)])
+            say(name)
+
+
+def lead_and_fork(ledger: Ledger) -> None:
+    with ledger.lead(host="elsewhere"):
+        child = os.fork()
+        if child == 0:
+            time.sleep(600)
+            os._exit(0)
+        say(child)
+        time.sleep(600)
+
+
+def main() -> None:
+    with Ledger.open(Path(sys.argv[1])) as ledger:
+        match sys.argv[2:]:
+            case ["append", mark, count]:
+                append(ledger, mark, int(count))
+            case ["lead"]:
+                lead(ledger)
+            case ["lead_and_write"]:
+                lead_and_write(ledger)
+            case ["lead_and_fork"]:
+                lead_and_fork(ledger)
+
+
+if __name__ == "__main__":
+    main()
