@@ -179,7 +179,7 @@ class Box:
             error = self._find_container()
             if error is not None:
                 return BoxOutcome(started=False, start_error=error, log_bytes=self._log.seen_bytes)
-            started = time.monotonic()
+            started = self._start_time(began)
             assert self._container is not None  # noqa: S101 - set by _find_container, which returned no error
             ending = self._watch(self._container, started + self._policy.wall_seconds)
             status = self._reap()
@@ -252,6 +252,12 @@ class Box:
         except (ValueError, OSError) as error:
             raise HostError(f"The container's process cannot be found: {error}.", hint="Try again.") from error
         return None
+
+    def _start_time(self, earliest: float) -> float:
+        # runc writes the pid file when the program starts, and lives some milliseconds longer.
+        age = time.time() - (self._folder / "pid").stat().st_mtime
+        now = time.monotonic()
+        return min(now, max(earliest, now - age))
 
     def _signal_all(self) -> None:
         if self._container is not None:

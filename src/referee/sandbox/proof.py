@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from referee.sandbox import runc
 from referee.sandbox.enclosure import boot_id
 from referee.sandbox.policy import Level
 from referee.sandbox.promise import Promise
+from referee.sandbox.sweep import sweep
 
 _SUITE_SECONDS = 120
 _CANARY = "REFEREE_PROOF_CANARY"
@@ -111,6 +113,9 @@ def _read(place: Path, key: str, accepted: tuple[str, ...]) -> HostProof | None:
 
 
 def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> HostProof:
+    for left in folder.glob("suite-*"):  # of a suite that was killed: the lock on proofs is ours
+        sweep(left)
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix="suite-") as name:
         # A process of its own: the suite forks and changes namespaces, which a program with threads must not.
         command = [sys.executable, "-m", "referee.sandbox.conformance", name]

@@ -17,6 +17,7 @@ from referee.images.model import ImageConfig
 from referee.sandbox import kernel
 from referee.sandbox.identities import SIZE
 from referee.sandbox.policy import SCRATCH, UNPRIVILEGED, SandboxPolicy
+from referee.sandbox.program import HEAD_BYTES, why_not_executable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -113,6 +114,17 @@ class ImageView:
             found.append(status)
         return found
 
+    def head(self, path: str) -> bytes | None:
+        """The first bytes of the executable file at `path`, links followed within the image; `None` if it is none."""
+        within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+        try:
+            descriptor = kernel.open_beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, within)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            mode = os.fstat(descriptor).st_mode
+            return file.read(HEAD_BYTES) if stat.S_ISREG(mode) and mode & 0o111 else None
+
     def text(self, path: str) -> str:
         """A small text file of the image; empty if there is none that is a plain file without links on the way."""
         try:
@@ -134,7 +146,7 @@ def _prefixes(path: str) -> list[str]:
     return [str(part) for part in (*reversed(pure.parents), pure)][1:]
 
 
-def plan_process(policy: SandboxPolicy, config: ImageConfig, view: ImageView) -> Process:
+def plan_process(policy: SandboxPolicy, config: ImageConfig, architecture: str, view: ImageView) -> Process:
     """What to start, from the image's configuration under the policy.
 
     Raises:
@@ -160,7 +172,7 @@ def plan_process(policy: SandboxPolicy, config: ImageConfig, view: ImageView) ->
     }
     folder = _working_folder(config.working_folder, policy, view)
     arguments = (*config.entrypoint, *config.command)
-    _check_program(arguments, folder, environment["PATH"], view)
+    _check_program(arguments, folder, environment["PATH"], architecture, view)
     return Process(arguments, folder, uid, gid, groups, tuple(sorted(environment.items())))
 
 
@@ -214,7 +226,7 @@ def _working_folder(folder: str, policy: SandboxPolicy, view: ImageView) -> str:
     return found
 
 
-def _check_program(arguments: Sequence[str], folder: str, search: str, view: ImageView) -> None:
+def _check_program(arguments: Sequence[str], folder: str, search: str, architecture: str, view: ImageView) -> None:
     if not arguments or not arguments[0]:
         raise BadImageError("The image has neither an entrypoint nor a command.")
     if any("\0" in argument for argument in arguments):
@@ -223,13 +235,10 @@ def _check_program(arguments: Sequence[str], folder: str, search: str, view: Ima
     places = (
         [str(PurePosixPath(folder, program))] if "/" in program else [f"{p}/{program}" for p in search.split(":") if p]
     )
-    for place in places:
-        status = view.status(place)
-        if status is not None and stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
-            return
-    found = any(view.status(place) is not None for place in places)
-    what = "is not an executable file" if found else "does not exist in it"
-    raise BadImageError(f"The image's entrypoint {program[:200]!r} {what}.")
+    place = next((place for place in places if view.head(place) is not None), places[0] if places else program)
+    reason = why_not_executable(place, architecture, view.head)
+    if reason is not None:
+        raise BadImageError(f"The image's entrypoint {program[:200]!r} {reason}.")
 
 
 def make_folder(path: Path, mode: int) -> None:

@@ -99,7 +99,7 @@ class Stage:
         mounts.overlay(STAGE / "image", [*self._layer_places(len(image.layers)), STAGE / "nothing"])
         view = ImageView(STAGE / "image")
         try:
-            process = plan_process(self._policy, image.record.config, view)
+            process = plan_process(self._policy, image.record.config, image.record.architecture, view)
             folders = {*_MOUNT_POINTS, *_SYS, self._policy.data, self._policy.output, process.folder}
             build_skeleton(STAGE / "skeleton", view, sorted(folders), self._ids.base)
         finally:
