@@ -148,7 +148,7 @@ def test_children_that_outlive_a_killed_controller_do_not_keep_its_lock(ledger: 
 
 
 def test_sigkill_at_any_moment_loses_nothing_that_was_said_to_be_written(ledger: Ledger) -> None:
-    chance = random.Random(2)  # noqa: S311 - moments, not secrets
+    chance = random.Random(2)
     said: list[str] = []
     for _ in range(12):
         with process(ledger, "lead_and_write") as writer:
