@@ -34,7 +34,7 @@ from referee.ledger import (
 )
 from referee.objects import ObjectMissingError, ObjectStore
 from referee.phases import PhaseData
-from referee.policy import Demand, Dispatch, Outcome, breaker, decide, node_health
+from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health
 from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
@@ -266,9 +266,14 @@ class Campaign:
                 continue
             ended = [row for row in queries.attempts(self._ledger, evaluation=evaluation) if row.verdict is not None]
             attempt = ended[len(ended) - len(history) + action.position].attempt
-            self._lease.append(
-                [EvaluationEnded(evaluation=evaluation, verdict=action.verdict, attempt=attempt, reason=action.reason)]
+            event = EvaluationEnded(
+                evaluation=evaluation,
+                verdict=action.verdict,
+                attempt=attempt,
+                reason=action.reason,
+                final=isinstance(action, Finish),
             )
+            self._lease.append([event])
         return candidates
 
     def _guard(self) -> None:

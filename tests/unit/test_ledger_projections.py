@@ -73,6 +73,8 @@ def reopen() -> EvaluationReopened:
 RUN: tuple[Event, ...] = (requested(1), planned(NAME))
 VALID: tuple[Event, ...] = (*RUN, ended(f"{NAME}.1"), finish())
 FAULT: tuple[Event, ...] = (*RUN, ended(f"{NAME}.1", Verdict.NODE_LOST), finish(Verdict.NODE_LOST))
+UNPROVEN = finish(Verdict.TIME_LIMIT).model_copy(update={"final": False})
+SLOW: tuple[Event, ...] = (*RUN, ended(f"{NAME}.1", Verdict.TIME_LIMIT), UNPROVEN)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,8 @@ FAULT: tuple[Event, ...] = (*RUN, ended(f"{NAME}.1", Verdict.NODE_LOST), finish(
         ((), reopen(), "has not ended"),
         (VALID, reopen(), "which is final"),
         ((*RUN, ended(f"{NAME}.1", Verdict.CRASHED), finish(Verdict.CRASHED)), reopen(), "which is final"),
+        ((*RUN, ended(f"{NAME}.1")), finish().model_copy(update={"final": False}), "valid result is final"),
+        ((*FAULT[:3], FAULT[3].model_copy(update={"final": True})), reopen(), "which is final"),
         (RUN, scored(NAME), "no valid result"),
         (FAULT, scored(NAME), "no valid result"),
         (VALID, scored(NAME).model_copy(update={"predictions_digest": digest(8)}), "with these predictions"),
@@ -128,13 +132,22 @@ def test_an_event_that_does_not_fit_is_refused_and_leaves_nothing(
     [
         (*FAULT, reopen(), planned(NAME, 2), ended(f"{NAME}.2"), EvaluationEnded(
             evaluation=NAME, verdict=Verdict.OK, attempt=f"{NAME}.2"), scored(NAME)),
+        (*SLOW, reopen(), planned(NAME, 2)),
         (*VALID, scored(NAME), scored(NAME, "brier")),
         (*VALID, AttemptFenced(attempt=f"{NAME}.1", reason="a zombie wrote once more")),
         (requested(1), finish(Verdict.UNROUTABLE, None), CampaignFinished(phase="private_test")),
         (phase(), PhaseRecorded(phase="private_test", data_digest=digest(5), files=4), requested(1)),
         (*VALID, phase().model_copy(update={"labels_digest": digest(9)})),
     ],
-    ids=["reopened", "a second metric", "a zombie", "unroutable", "data before requests", "labels before scores"],
+    ids=[
+        "reopened",
+        "an unproven time-out",
+        "a second metric",
+        "a zombie",
+        "unroutable",
+        "data before requests",
+        "labels before scores",
+    ],
 )  # fmt: skip
 def test_what_fits_is_recorded(ledger: Ledger, events: tuple[Event, ...]) -> None:
     with ledger.lead() as lease:

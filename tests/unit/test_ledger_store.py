@@ -21,6 +21,7 @@ from referee.ledger import (
     SubmissionImported,
     database,
     queries,
+    store,
 )
 from referee.ledger.store import Lease
 
@@ -58,9 +59,21 @@ def test_a_ledger_is_never_made_over_another(ledger: Ledger, tmp_path: Path) -> 
 
 
 def test_what_a_killed_creation_left_is_swept_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / ".ledger.sqlite.new-1-dead").write_bytes(b"half")
+    (tmp_path / ".ledger.sqlite.new-4194305-dead").write_bytes(b"half")  # above the greatest process id of Linux
+    (tmp_path / ".ledger.sqlite.new-1-alive").write_bytes(b"somebody else is at it")
     new_ledger(tmp_path).close()
-    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
+    assert {path.name for path in tmp_path.iterdir()} == {"ledger.sqlite", ".ledger.sqlite.new-1-alive"}
+
+
+def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_connection: object) -> None:
+        assert not (tmp_path / "ledger.sqlite").exists()
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(store, "bring_up_to_date", fail)
+    with pytest.raises(RuntimeError):
+        new_ledger(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_ledger_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def format_time(moment: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """The inverse of `format_time`."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def link_hash(link: Link) -> str:
@@ -119,11 +119,11 @@ def verify_links(links: Iterable[Link], *, start: Head = EMPTY) -> Head:
 def _check_text(link: Link) -> None:
     try:
         canonical = canonical_json(json.loads(link.payload))
-        parse_time(link.time)
-    except ValueError as error:
+        time = format_time(parse_time(link.time))
+    except (ValueError, LedgerError) as error:
         raise _broken(link.seq, f"it cannot be read ({error})") from error
-    if canonical != link.payload:
-        raise _broken(link.seq, "its payload is not canonical JSON")
+    if (canonical, time) != (link.payload, link.time):
+        raise _broken(link.seq, "its payload or its time is not written in the canonical way")
 
 
 def _broken(seq: int, what: str) -> LedgerError:

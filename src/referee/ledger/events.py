@@ -276,16 +276,21 @@ class AttemptFenced(Event, kind="attempt.fenced", by_controller=True):
 
 
 class EvaluationEnded(Event, kind="evaluation.ended", by_controller=True):
-    """The evaluation's verdict. `attempt` is the one that it rests on; None where none was possible."""
+    """The evaluation's verdict. `attempt` is the one that it rests on; None where none was possible.
+
+    `final` says whether it stands for good (`policy.Finish`) or the operator may reopen it (`policy.AskOperator`); None
+    leaves it to the verdict: valid results and what is the submission's doing are final.
+    """
 
     evaluation: Name
     verdict: Verdict
     attempt: Name | None = None
     reason: Prose = ""
+    final: bool | None = None
 
 
 class EvaluationReopened(Event, kind="evaluation.reopened"):
-    """The operator grants a fresh round of attempts to an evaluation that ended without the submission's doing."""
+    """A fresh round of attempts is granted to an evaluation that ended, but not for good."""
 
     evaluation: Name
     reason: Prose

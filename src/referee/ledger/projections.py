@@ -251,8 +251,12 @@ def _evaluation_ended(connection: Connection, link: Link, event: events.Evaluati
         predictions = found.predictions_digest
     elif event.verdict is Verdict.OK:
         raise _refuse(link, "a valid result needs the attempt that gave it")
+    if event.verdict is Verdict.OK and event.final is False:
+        raise _refuse(link, "the first valid result is final")
+    stands = event.verdict is Verdict.OK or blame(event.verdict) is Blame.SUBMISSION
     ending = {
         "verdict": event.verdict.value,
+        "final": stands if event.final is None else event.final,
         "attempt": event.attempt,
         "reason": event.reason,
         "ended_at": link.time,
@@ -267,9 +271,9 @@ def _evaluation_reopened(connection: Connection, link: Link, event: events.Evalu
     old = _find(connection, _EVALUATION_ROW, event.evaluation)
     if old is None or old.verdict is None:
         raise _refuse(link, f"{event.evaluation} has not ended")
-    if old.verdict == Verdict.OK or blame(Verdict(old.verdict)) is Blame.SUBMISSION:
+    if old.final:
         raise _refuse(link, f"{event.evaluation} ended as {old.verdict}, which is final")
-    fresh = {"verdict": None, "attempt": None, "ended_at": None, "reason": event.reason}
+    fresh = {"verdict": None, "final": None, "attempt": None, "ended_at": None, "reason": event.reason}
     _change(connection, _EVALUATION, event.evaluation, round=old.round + 1, **fresh)
     _change(connection, _PHASE, old.phase, finished_at=None)
 

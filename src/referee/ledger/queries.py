@@ -98,6 +98,7 @@ class EvaluationRow:
         open_attempt: the one that is planned or runs now.
         last_verdict: of the last attempt that ended.
         verdict: of the evaluation; None while it has not ended.
+        final: whether the verdict stands for good, or the evaluation may be reopened; None while it has not ended.
         attempt: the one that the verdict rests on.
         predictions_digest: of the accepted predictions; None unless the verdict is ok.
     """
@@ -114,6 +115,7 @@ class EvaluationRow:
     open_attempt: str | None
     last_verdict: Verdict | None
     verdict: Verdict | None
+    final: bool | None
     attempt: str | None
     reason: str
     requested_at: datetime
@@ -371,7 +373,7 @@ def node_outcomes(ledger: Ledger, node: str | None = None, *, limit: int = 1000)
 
 
 def names(ledger: Ledger, submissions: Collection[str]) -> dict[str, Identity]:
-    """The names behind blind submission ids. Only under `--unblind`, after `identities.unblinded` was recorded."""
+    """The names behind blind submission ids. Whoever shows them records `identities.unblinded` first."""
     wanted = set(submissions)
     with ledger.read() as connection:
         # All are read and then chosen from: a list of thousands would not fit into one statement's parameters.

@@ -93,6 +93,7 @@ EVALUATIONS = Table(
     Column("open_attempt", String),
     Column("last_verdict", String),
     Column("verdict", String),
+    Column("final", Boolean(create_constraint=False)),
     Column("attempt", String),
     Column("reason", Text, nullable=False),
     Column("requested_at", String(27), nullable=False),

@@ -77,18 +77,19 @@ class Ledger:
         draft = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         engine = database.open_engine(draft)
-        with database.writing(engine) as connection:
-            bring_up_to_date(connection)
-            created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
-            cls(draft, engine, clock)._write(connection, [created], None)
-        engine.dispose()
         try:
+            with database.writing(engine) as connection:
+                bring_up_to_date(connection)
+                created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
+                cls(draft, engine, clock)._write(connection, [created], None)
+            engine.dispose()
+            # A link, not a rename: it fails where something is.
             os.link(draft, path)
-        except (FileExistsError, FileNotFoundError) as error:
+        except FileExistsError as error:
             raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
         finally:
-            for leftover in path.parent.glob(f".{path.name}.new-*"):
-                leftover.unlink(missing_ok=True)
+            engine.dispose()
+            _sweep_drafts(path)
         _sync_folder(path.parent)
         return cls.open(path, clock=clock)
 
@@ -358,6 +359,13 @@ def _verify_projections(
                 f"The table {table} does not follow from the chain, beginning with {first[0]!r}.",
                 hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
             )
+
+
+def _sweep_drafts(path: Path) -> None:
+    for draft in path.parent.glob(f".{path.name}.new-*"):
+        owner = int(draft.name.split(".new-")[1].split("-")[0])
+        if owner == os.getpid() or not Path(f"/proc/{owner}").exists():
+            draft.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
