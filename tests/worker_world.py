@@ -1,8 +1,14 @@
-"""A small real world for workers and engines: a phase of three files, images around busybox, an object store, a node."""
+"""A small real world for workers and engines: a phase of three files, images of busybox, objects, a node."""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
+import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,19 +16,23 @@ from datetime import timedelta
 from pathlib import Path
 
 from image_layouts import entry, layout, tar
-
 from referee.attempts import AttemptResult, AttemptSpec
 from referee.challenge import Contract, Limits, PredictionFormat
 from referee.images.store import ImageStore
 from referee.objects import ObjectMissingError, ObjectStore
 from referee.phases import PhaseData, PhaseFile, file_list_digest
+from referee.sandbox import prove_host
 from referee.sandbox.cgroups import PREFIX
 from referee.worker.publishing import RESULT, result_key
 
 FILES = {"a.mp4": b"A" * 1000, "b.mp4": b"B" * 2000, "deeper/c.mp4": b""}
 GOOD = "; ".join(
-    ["o=/output/submission.csv", "echo filename,label > $o", "cd /data"]
-    + ["find . -type f | sed 's|^./||' | while read f; do echo $f,0.25 >> $o; done"]
+    [
+        "o=/output/submission.csv",
+        "echo filename,label > $o",
+        "cd /data",
+        "find . -type f | sed 's|^./||' | while read f; do echo $f,0.25 >> $o; done",
+    ]
 )
 LIMITS = Limits(
     wall_time=timedelta(seconds=60), cpus=1.0, memory=256 * 2**20, pids=64, scratch=2**24, output=2**20, log=4096
@@ -83,27 +93,51 @@ class World:
             return None
 
 
-def make_world(folder: Path) -> World:
-    """A world below `folder`."""
+def make_world(folder: Path, *, proven: bool = True) -> World:
+    """A world below `folder`; `proven` for real containers."""
     place = folder / "data"
     files = []
     for name, content in FILES.items():
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        import hashlib
-
-        files.append(
-            PhaseFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        )
+        files.append(PhaseFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()))
     data = PhaseData(location=place, digest=file_list_digest(tuple(files)), files=tuple(files))
     objects = ObjectStore(folder / "objects")
     objects.put_once(f"phases/{data.digest.removeprefix('sha256:')}.json", data.model_dump_json().encode())
-    return World(folder, objects, ImageStore(folder / "objects"), data, folder / "node")
+    node = folder / "node"
+    node.mkdir(mode=0o700)
+    # The proof of this machine takes seconds, and is the same for every node folder of this boot.
+    if proven:
+        shutil.copytree(_proofs(), node / "proofs")
+    return World(folder, objects, ImageStore(folder / "objects"), data, node)
+
+
+@functools.cache
+def _proofs() -> Path:
+    node = Path(tempfile.mkdtemp(prefix="referee-proof-"))
+    atexit.register(shutil.rmtree, node, ignore_errors=True)
+    prove_host(node)
+    return node / "proofs"
 
 
 def _links() -> Iterator[object]:
-    for name in ("sh", "echo", "cat", "find", "sed", "sleep", "kill", "dd", "ln", "mkfifo", "true", "tail", "head", "yes"):
+    for name in (
+        "sh",
+        "echo",
+        "cat",
+        "find",
+        "sed",
+        "sleep",
+        "kill",
+        "dd",
+        "ln",
+        "mkfifo",
+        "true",
+        "tail",
+        "head",
+        "yes",
+    ):
         yield entry(f"bin/{name}", b"2", linkname="busybox")
 
 
@@ -117,16 +151,46 @@ def eventually(condition: object, seconds: float = 30.0) -> bool:
     return True
 
 
-def traces(node: Path) -> list[str]:
-    """Everything that workers of this node left on the machine: processes, mounts, cgroups, folders."""
+def traces(node: Path, marker: str = "") -> list[str]:
+    """What workers of this node left on the machine: folders, mounts, dead cgroups, and processes of ours.
+
+    Args:
+        node: the node's folder, which names our processes and those of the runtime.
+        marker: a word in the command line of the containers' processes.
+    """
     found = [f"folder {path}" for path in sorted((node / "run").glob("*"))] if (node / "run").is_dir() else []
-    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").rglob(f"{PREFIX}*")]
-    found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/run/referee" in line]
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+    mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    found += [f"mount {line}" for line in mounted if "/run/referee/" in line or str(node) in line]
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            command = status.read_bytes()
-            if b"runc\0" in command or str(node).encode() in command:
-                found.append(f"process {status.parent.name} {command!r}")
+            words = command.read_bytes()
         except OSError:
             continue
+        if str(node).encode() in words or (marker and marker.encode() in words):
+            found.append(f"process {command.parent.name} {words!r}")
+    return found + [f"cgroup {path}" for path in _dead_cgroups()]
+
+
+def _dead_cgroups() -> list[Path]:
+    """Cgroups of sandboxes without a process, and not only for the moment (others may be at work beside us)."""
+    empty = {path for path in _cgroups() if _is_empty(path)}
+    for _ in range(20):
+        if not empty:
+            break
+        time.sleep(0.1)
+        empty = {path for path in empty if path.is_dir() and _is_empty(path)}
+    return sorted(empty)
+
+
+def _cgroups() -> list[Path]:
+    found = []
+    for folder, names, _ in os.walk("/sys/fs/cgroup"):
+        found += [Path(folder, name) for name in names if name.startswith(PREFIX)]
     return found
+
+
+def _is_empty(cgroup: Path) -> bool:
+    try:
+        return not (cgroup / "cgroup.procs").read_text(encoding="ascii").split()
+    except OSError:
+        return False

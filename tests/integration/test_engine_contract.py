@@ -66,7 +66,7 @@ def _local(world: World) -> tuple[Engine, Callable[[], Engine]]:
 
 @pytest.fixture(params=["memory", pytest.param("local", marks=pytest.mark.containers)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    world = make_world(tmp_path)
+    world = make_world(tmp_path, proven=request.param == "local")
     engine, again = (_memory if request.param == "memory" else _local)(world)
     images = ("quick", "endless")
     if request.param == "local":
@@ -170,7 +170,7 @@ def test_a_result_that_comes_second_is_refused(bench: Bench) -> None:
     """A worker that was declared lost comes back late, or the other way round: the first result stays."""
     spec = bench.spec(bench.quick)
     other = bench.spec(bench.quick)
-    [job, _] = jobs = bench.engine.submit([spec, other])
+    jobs = bench.engine.submit([spec, other])
     first = AttemptResult.model_validate(_facts(spec))
     publish(bench.world.objects, spec, first, Files())
     bench.wait_for(bench.ended(*jobs))

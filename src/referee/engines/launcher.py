@@ -26,6 +26,7 @@ from referee.worker.leftovers import clear_if_dead
 from referee.worker.lock import take_lock, write_holder
 from referee.worker.main import Order, holder, run_worker
 from referee.worker.run import Place
+from referee.worker.supervise import hold_back_sigterm
 
 _SWEEP_SECONDS = 0.2
 
@@ -91,6 +92,7 @@ class Launcher:
         except (RefereeError, OSError) as error:
             self._answer({"refused": order.attempt, "reason": str(error)})
             return
+        hold_back_sigterm()
         try:
             worker = os.fork()
             if worker == 0:
@@ -101,6 +103,7 @@ class Launcher:
             return
         finally:
             os.close(lock)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._workers[worker] = order
         self._answer({"started": order.attempt, "pid": worker})
 

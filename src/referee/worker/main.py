@@ -22,7 +22,7 @@ from referee.worker.leftovers import clear
 from referee.worker.lock import Holder, boot_id, start_ticks, take_lock, write_holder
 from referee.worker.run import Place, run_attempt
 from referee.worker.stopping import Stopping
-from referee.worker.supervise import supervise
+from referee.worker.supervise import hold_back_sigterm, supervise
 
 PUBLISHED, ANOTHERS, UNPUBLISHED = 0, 3, 5
 
@@ -56,6 +56,7 @@ class Order:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker that the command line describes; returns its exit status."""
     order = _parse(arguments)
+    hold_back_sigterm()
     try:
         lock = take_lock(order.node_folder, order.attempt)
     except ConflictError as error:

@@ -19,7 +19,7 @@ from referee.images.store import ImageStore
 from referee.objects import ObjectStore
 from referee.phases import PhaseData
 from referee.predictions import PredictionError, read_predictions
-from referee.sandbox import Box, BoxOutcome, Refusal, sandbox_policy
+from referee.sandbox import Box, BoxOutcome, Refusal, prove_host, sandbox_policy
 from referee.verdicts import Verdict
 from referee.worker.claims import claim
 from referee.worker.faults import host_fault
@@ -29,6 +29,7 @@ from referee.worker.measure import measurements
 from referee.worker.publishing import Files, publish
 from referee.worker.staging import stage
 from referee.worker.stopping import REASON, Stopped, Stopping
+from referee.worker.trial import try_known_good
 
 WORKER_VERSION = version("referee")
 
@@ -136,6 +137,7 @@ def _prepare(
         raise ConfigurationError(
             f"The attempt was given {len(place.gpus)} GPUs instead of {spec.gpus}.", hint="The engine must assign them."
         )
+    prove_host(node_folder, spec.level, spec.accepted_risks)
     if place.cpus:
         os.sched_setaffinity(0, place.cpus)
     course.stage = Verdict.IMAGE_UNAVAILABLE
@@ -162,7 +164,7 @@ def _run(
     inside.mkdir(mode=0o700)
     preparation = timedelta(seconds=time.monotonic() - course.began)
     left: bytes | Refusal | None = None
-    with (folder / "log").open("w+b") as log:
+    with (folder / "log").open("w+b", buffering=0) as log:
         with Box(policy, image, data.location, spec.items, inside) as box:
             with stopping.running(box):
                 outcome = box.run(log)
@@ -171,8 +173,8 @@ def _run(
         log.seek(0)
         kept = log.read(spec.limits.log)
     trial = Trial.NOT_MADE
-    if not outcome.started and outcome.ended_by != "kill":
-        pass
+    if not outcome.started and not outcome.bad_image and outcome.ended_by != "kill":
+        trial = try_known_good(policy, data.location, spec.items, folder, stopping)
     seen = _evidence(spec, outcome, trial, kept)
     predictions, rows = None, None
     if left is not None:

@@ -21,6 +21,11 @@ from referee.sandbox import enter_mount_namespace, kernel
 _BROKEN = 70  # sysexits.h, EX_SOFTWARE: the worker itself failed
 
 
+def hold_back_sigterm() -> None:
+    """Let SIGTERM wait until there is a worker that it can be handed on to. Call it before the attempt's lock is held."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
 def supervise(body: Callable[[], int], after: Callable[[], None]) -> int:
     """Run `body` as PID 1 of new namespaces, wait for its end, then run `after` here; returns the exit status.
 
@@ -37,8 +42,7 @@ def supervise(body: Callable[[], int], after: Callable[[], None]) -> int:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(inner_process, number)
 
-    # Held back until there is somebody to hand it on to.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    hold_back_sigterm()
     signal.signal(signal.SIGTERM, hand_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     alive, alive_for_outer = os.pipe()
