@@ -171,8 +171,11 @@ class ImageStore:
             self._write(self._layers / f"{digest_hex(layer.digest)}.json", layer, room)
         for descriptor in (manifest.config, manifest_descriptor):
             self._keep(layout.path(descriptor.digest), self._blobs / digest_hex(descriptor.digest))
+        for written in (self._blobs, self._layers):
+            sync_folder(written)  # the record comes last: it says that all else is there
         path = self._images / f"{digest_hex(record.digest)}.json"
         self._write(path, record, room)
+        sync_folder(self._images)
         return self._record(path)  # an earlier import's record is the one that stays
 
     def _check_layers(
@@ -224,7 +227,6 @@ class ImageStore:
             os.fsync(stream.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(path, target)
-        sync_folder(target.parent)
 
     def _write(self, path: Path, value: BaseModel, room: Room) -> None:
         temporary = room.folder / "json"

@@ -91,13 +91,17 @@ def _place(layer: Layer, entry: LayerEntry, folders: _Folders, parent: int, name
             _remove(target_fd, name)
             os.link(source_name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
         return
-    _remove(parent, name)
     if entry.action is Action.SYMLINK:
+        _remove(parent, name)
         os.symlink(entry.target, name, dir_fd=parent)
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         os.utime(name, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
         return
-    fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+    try:
+        fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+    except FileExistsError:
+        _remove(parent, name)
+        fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
     try:
         for piece in layer.content():
             view = memoryview(piece)
