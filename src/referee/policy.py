@@ -384,4 +384,4 @@ def _rules_of_hosts() -> list[str]:
 
 
 if __name__ == "__main__":
-    print(document(), end="")  # the one effect: `make docs` sends it to docs/verdicts.md
+    print(document(), end="")  # the one effect: `python -m referee.policy > docs/verdicts.md`
