@@ -1,0 +1,247 @@
+"""Total hours, cost and end of a campaign as distributions, from the pilot on and while it runs.
+
+The order of dispatch decides what may be believed: evaluations are started at random within their strata, so what was
+started is a random sample of the stratum, whatever the lengths. From each stratum comes the product-limit law of its
+runtimes; totals and their intervals from `interval`; the end from how long machines still work on the last ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from referee.errors import ConfigurationError
+from referee.planning.interval import Interval, Part, TotalLaw, total_law
+from referee.planning.runtime import Law, Runtimes, product_limit
+from referee.planning.simulation import list_schedule
+
+Floats = NDArray[np.float64]
+_REPLICATES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Evaluations of one kind that run on one pool of machines.
+
+    Attributes:
+        name: such as `gpu` or `cpu`.
+        size: evaluations in it, started or not.
+        pool: the pool of machines that they share.
+        usd_per_hour: price of a machine of that pool.
+        seen: those that were started, in any order; a random sample of the stratum.
+        overhead_hours: boot, pull and staging of one evaluation, paid and known.
+        speed: factor from the hours that were seen to the hours on the pool's machines (1: seen there).
+        speed_error: standard error of that factor.
+    """
+
+    name: str
+    size: int
+    pool: str
+    usd_per_hour: float
+    seen: Runtimes
+    overhead_hours: float = 0.0
+    speed: float = 1.0
+    speed_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A cause of the forecast's width, its share of the cost's variance, and what would make it smaller."""
+
+    cause: str
+    share: float
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is believed of a campaign.
+
+    Attributes:
+        hours: machine hours in all, done and to come.
+        cost: US dollars in all, at the machines' prices.
+        end_hours: hours from now until the last evaluation ends.
+        ends: shape (replicates,): draws of the end, for probabilities such as that of meeting a deadline.
+        costs: shape (replicates,): draws of the cost.
+        drivers: what the width comes from, largest first.
+        started, ended, size: how far the campaign is.
+    """
+
+    hours: Interval
+    cost: Interval
+    end_hours: Interval
+    ends: Floats
+    costs: Floats
+    drivers: tuple[Driver, ...]
+    started: int
+    ended: int
+    size: int
+
+    def probability_of_end_by(self, hours: float) -> float:
+        """How probable it is that the last evaluation ends within `hours` from now."""
+        return float((self.ends <= hours).mean())
+
+    def probability_of_cost_within(self, usd: float) -> float:
+        """How probable it is that the whole costs at most `usd`."""
+        return float((self.costs <= usd).mean())
+
+
+def forecast(
+    strata: Sequence[Stratum],
+    machines: Mapping[str, int],
+    *,
+    confidence: float = 0.9,
+    seed: int = 0,
+    replicates: int = _REPLICATES,
+) -> Forecast:
+    """What the campaign will cost and when it will end.
+
+    Args:
+        strata: what was seen of each stratum.
+        machines: how many machines each pool has.
+        confidence: at which the intervals are to cover.
+        seed: of the draws for the end.
+        replicates: draws for the end.
+
+    Raises:
+        ConfigurationError: if a stratum has fewer than two ended evaluations, or its pool no machines.
+    """
+    for stratum in strata:
+        if machines.get(stratum.pool, 0) < 1:
+            raise ConfigurationError(
+                f"The pool {stratum.pool!r} has no machines, but {stratum.name} evaluations wait for it.",
+                hint="Give it at least one, or move them to another machine type.",
+            )
+    rng = np.random.default_rng(seed)
+    laws = [product_limit(stratum.seen) for stratum in strata]
+    hours = total_law([_part(s, law, 1.0) for s, law in zip(strata, laws, strict=True)])
+    cost = total_law([_part(s, law, s.usd_per_hour) for s, law in zip(strata, laws, strict=True)])
+    ends = np.array([_pool_ends(pool, count, strata, laws, rng, replicates) for pool, count in machines.items()])
+    tail = (1.0 - confidence) / 2
+    ends = _latest(ends)
+    low, mid, high = (float(x) for x in np.quantile(ends, [tail, 0.5, 1.0 - tail]))
+    return Forecast(
+        hours=hours.interval(confidence),
+        cost=cost.interval(confidence),
+        end_hours=Interval(low, mid, high, confidence),
+        ends=ends,
+        costs=cost.draw(rng, replicates),
+        drivers=_drivers(strata, laws),
+        started=sum(s.seen.hours.size for s in strata),
+        ended=sum(int(s.seen.ended.sum()) for s in strata),
+        size=sum(s.size for s in strata),
+    )
+
+
+def _part(stratum: Stratum, law: Law, usd_per_hour: float) -> Part:
+    speed = stratum.speed
+    return Part(
+        size=stratum.size,
+        weight=usd_per_hour,
+        mean=law.mean * speed + stratum.overhead_hours,
+        mean_variance=law.mean_variance * speed**2 + (law.mean * stratum.speed_error) ** 2,
+        variance=law.variance * speed**2,
+        third_moment=law.third_moment * speed**3,
+    )
+
+
+def _remaining(stratum: Stratum, law: Law) -> tuple[TotalLaw, float, int]:
+    """The law of the hours to come, the hours behind, and how many evaluations wait."""
+    seen = stratum.seen
+    behind = float(np.minimum(seen.hours, seen.limit_hours).sum()) * stratum.speed
+    behind += stratum.overhead_hours * seen.hours.size
+    return total_law([_part(stratum, law, 1.0)]), behind, stratum.size - seen.hours.size
+
+
+def _latest(ends: Floats) -> Floats:
+    """Draws of the end of the last pool from draws of each pool's end, shape (pools, replicates).
+
+    The latest estimate is too late on average, the more so the more pools end together: noise adds up in a maximum. The
+    basic bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2) takes the error of
+    the maximum from the pools' errors and is a little narrow where pools end together; the maximum of the pools'
+    quantiles is a little wide there. Their mean covers as stated (`benchmarks/coverage.py`); with one pool all agree.
+    """
+    medians = np.median(ends, axis=1)
+    bootstrap = 2 * medians.max() - (2 * medians[:, None] - ends).max(axis=0)
+    return np.asarray((np.sort(bootstrap) + np.sort(ends, axis=1).max(axis=0)) / 2)
+
+
+def _pool_ends(
+    pool: str, count: int, strata: Sequence[Stratum], laws: Sequence[Law], rng: np.random.Generator, replicates: int
+) -> Floats:
+    mine = [(s, law) for s, law in zip(strata, laws, strict=True) if s.pool == pool]
+    if not mine:
+        return np.zeros(replicates)
+    waiting = sum(s.size - s.seen.hours.size for s, _ in mine)
+    running = [
+        law.draw_remaining(rng, s.seen.hours[~s.seen.ended], replicates) * s.speed
+        for s, law in mine
+        if not s.seen.ended.all()
+    ]
+    if waiting < 3 * count:
+        return _ends_of_few(count, mine, running, rng, replicates)
+    to_come = np.zeros(replicates)
+    for stratum, law in mine:
+        total, behind, _ = _remaining(stratum, law)
+        to_come += np.maximum(total.draw(rng, replicates) - behind, 0.0)
+    # When the queue runs empty every machine is somewhere within an evaluation; all are then busy until they end.
+    shares = np.array([s.size * law.mean for s, law in mine])
+    of = rng.choice(len(mine), size=(replicates, count), p=shares / shares.sum()) if len(mine) > 1 else 0
+    left = np.zeros((replicates, count))
+    for place, (stratum, law) in enumerate(mine):
+        left = np.where(of == place, law.draw_in_progress(rng, (replicates, count)) * stratum.speed, left)
+    empty = np.maximum(to_come - left.sum(axis=1), 0.0) / count
+    return np.asarray(empty + left.max(axis=1))
+
+
+def _ends_of_few(
+    count: int, mine: Sequence[tuple[Stratum, Law]], running: list[Floats], rng: np.random.Generator, replicates: int
+) -> Floats:
+    """Ends when the queue is nearly empty: what runs and what waits, put on the machines one after another."""
+    busy = np.concatenate([*running, np.zeros((replicates, 0))], axis=1)
+    free = np.zeros((replicates, count))
+    taken = min(busy.shape[1], count)
+    free[:, :taken] = np.sort(busy, axis=1)[:, ::-1][:, :taken]
+    waits = [law.draw(rng, (replicates, s.size - s.seen.hours.size)) * s.speed + s.overhead_hours for s, law in mine]
+    queue = rng.permuted(np.concatenate(waits, axis=1), axis=1)
+    return np.asarray(list_schedule(queue, free).max(axis=1))
+
+
+def _drivers(strata: Sequence[Stratum], laws: Sequence[Law]) -> tuple[Driver, ...]:
+    found = []
+    for stratum, law in zip(strata, laws, strict=True):
+        variance = _part(stratum, law, stratum.usd_per_hour).total_variance
+        ratio = (law.mean * stratum.speed_error) ** 2
+        sampling = law.mean_variance * stratum.speed**2
+        of_speed = variance * ratio / (ratio + sampling) if ratio else 0.0
+        spread = law.variance**0.5 / law.mean if law.mean else 0.0
+        why = "a heavy tail" if spread > 1.0 else "few of them have ended"
+        found.append((f"{stratum.name}: {why}", variance - of_speed, "start more of them, at random"))
+        if of_speed:
+            found.append((f"{stratum.name}: speed of {stratum.pool}", of_speed, f"run a few of them on {stratum.pool}"))
+    total = sum(variance for _, variance, _ in found)
+    drivers = [Driver(cause, variance / total if total else 0.0, remedy) for cause, variance, remedy in found]
+    return tuple(sorted(drivers, key=lambda driver: -driver.share))
+
+
+def half_width_after(strata: Sequence[Stratum], machines: Mapping[str, int], more_hours: float) -> tuple[float, float]:
+    """The cost interval's relative half-width (90%) now, and after `more_hours` more of pilot on these machines.
+
+    Raises:
+        ConfigurationError: if a stratum has fewer than two ended evaluations.
+    """
+    now, later = [], []
+    for stratum in strata:
+        law = product_limit(stratum.seen)
+        part = _part(stratum, law, stratum.usd_per_hour)
+        now.append(part)
+        sharing = sum(s.size for s in strata if s.pool == stratum.pool)
+        more = machines[stratum.pool] * more_hours / max(part.mean, 1e-9) * stratum.size / sharing
+        grown = min(part.effective + more, float(stratum.size))
+        later.append(Part(part.size, part.weight, part.mean, part.variance / grown, part.variance, part.third_moment))
+    laws = total_law(now), total_law(later)
+    first, second = (law.interval(0.9).half_width / law.estimate if law.estimate else 0.0 for law in laws)
+    return first, second
