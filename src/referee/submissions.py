@@ -148,7 +148,7 @@ def _table(text: str, problems: list[str]) -> list[tuple[int, list[str]]]:
         problems.append(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL byte")
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     rows: list[tuple[int, list[str]]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     number = 0
     while True:
         number += 1
