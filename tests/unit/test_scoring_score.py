@@ -10,30 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scoring_rows import WHEN, evaluation
+from scoring_rows import attempt, evaluation
 from sklearn.metrics import log_loss, roc_auc_score
 
 from referee.challenge import MetricChoice, PredictionFormat
 from referee.errors import CheckFailedError, ConfigurationError
-from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
+from referee.ledger.queries import EvaluationRow, ScoreRow
 from referee.objects import ObjectStore, digest
 from referee.scoring.score import Scoring, ScoringError, ScoringLimits, score_evaluations
 from referee.verdicts import Verdict
 
 NAMES = tuple(f"video-{number}.mp4" for number in range(60))
-
-
-def attempt(row: EvaluationRow) -> AttemptRow:
-    unused: dict[str, Any] = dict.fromkeys(AttemptRow.__slots__)
-    return AttemptRow(
-        **unused
-        | {
-            "attempt": row.attempt,
-            "evaluation": row.evaluation,
-            "result_key": f"key-{row.submission}",
-            "planned_at": WHEN,
-        }
-    )
 
 
 @dataclass

@@ -1,0 +1,125 @@
+"""The page: everything in one HTML file that needs no network, no script and no second file."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from datetime import UTC
+from decimal import Decimal
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from referee import __version__
+from referee.report.data import ReportData, Run
+from referee.scoring.leaderboard import Leaderboard, Row
+from referee.units import format_duration, format_size
+
+_BLAME_WORDS = {
+    "none": "valid results",
+    "submission": "ended by the submission",
+    "host": "lost to the host",
+    "ambiguous": "could not be told",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the board's table: a row, or the constant-0.5 line at its place among them."""
+
+    row: Row | None
+    score: float
+    share: float
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one HTML document. The same data gives the same bytes."""
+    from referee.report import pictures  # noqa: PLC0415 - a second that only a report pays
+
+    drawn = {
+        "scores": pictures.score_distribution(data.board),
+        "shake_up": pictures.shake_up(data.board),
+        "failures": pictures.failures(data.failures),
+        "runtimes": pictures.runtimes(data.runs, data.wall_limit.total_seconds()) if data.runs else None,
+        "memory": pictures.memory(data.runs, data.memory_limit_bytes) if data.runs else None,
+    }
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            board=data.board,
+            lines=_lines(data.board),
+            named=any(row.name for row in data.board.rows),
+            # SVG is drawn from numbers and our own words alone; nothing of a submission's text is in it.
+            pictures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
+            as_of=data.as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            runtime=_summary(data.runs),
+            version=__version__,
+            blame_words=_BLAME_WORDS,
+        )
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("referee.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "score": lambda value: "" if value is None else f"{value:.5f}",
+        "duration": format_duration,
+        "size": format_size,
+        "usd": _usd,
+        "hours": lambda value: f"{value:,.2f}" if value < 10 else f"{value:,.0f}",
+        "spoken": lambda name: str(name).replace("_", " "),
+        "change": _change,
+    }
+    return environment
+
+
+def _lines(board: Leaderboard) -> list[_Line]:
+    scores = [row.score for row in board.rows]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 0.0)
+    if board.reference is not None and not board.greater_is_better:
+        # Beside one overconfident entry all other bars would vanish; a full bar says "twice the constant 0.5 or more".
+        low, high = 0.0, min(max(high, board.reference.score), 2 * board.reference.score) or 1.0
+    span = (high - low) or 1.0
+
+    def line(row: Row | None, score: float) -> _Line:
+        return _Line(row, score, round(min(max((score - low) / span, 0.0), 1.0), 4))
+
+    lines = [line(row, row.score) for row in board.rows]
+    if board.reference is not None:
+        lines.insert(board.reference.rank - 1, line(None, board.reference.score))
+    return lines
+
+
+def _summary(runs: tuple[Run, ...]) -> dict[str, Any] | None:
+    if not runs:
+        return None
+    walls = sorted(run.wall_seconds for run in runs)
+    return {
+        "median": walls[len(walls) // 2],
+        "longest": walls[-1],
+        "memory": max(run.peak_memory_bytes for run in runs),
+        "preparation": sorted(run.preparation_seconds for run in runs)[len(runs) // 2],
+    }
+
+
+def _usd(value: Decimal | None) -> str:
+    return "no price" if value is None else f"${value:,.2f}"
+
+
+def _change(row: Row) -> str:
+    """How a submission moved from the public to the private board, for a narrow column."""
+    if row.public_rank is None or row.public_rank == row.rank:
+        return "" if row.public_rank is None else "="
+    moved = row.public_rank - row.rank
+    return f"▲ {moved}" if moved > 0 else f"▼ {-moved}"

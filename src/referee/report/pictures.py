@@ -1,0 +1,230 @@
+"""The pictures of a report, drawn by Vega-Lite without a browser or a network, as SVG that follows the page's colours.
+
+Colours are drawn as place holders and then replaced by the page's CSS variables, so that one picture serves light,
+dark and paper.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from referee.report.data import Failure, Run
+from referee.scoring.leaderboard import Leaderboard
+from referee.verdicts import Blame, Verdict, blame
+
+WIDTH = 780
+_INK, _QUIET, _GRID, _LINE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+_BY_BLAME = {
+    Blame.NONE: "#0a0b11",
+    Blame.SUBMISSION: "#0a0b12",
+    Blame.HOST: "#0a0b13",
+    Blame.AMBIGUOUS: "#0a0b14",
+}
+_VARIABLES = {
+    _INK: "--ink",
+    _QUIET: "--quiet",
+    _GRID: "--grid",
+    _LINE: "--line",
+    **{colour: f"--{whose.value}" for whose, colour in _BY_BLAME.items()},
+}
+_BINS = 30
+
+
+def score_distribution(board: Leaderboard) -> str | None:
+    """Histogram of the scores with the constant-0.5 line; None if there are no scores.
+
+    Outliers are gathered in the last bar, because one overconfident submission would flatten all others.
+    """
+    drawing = _Drawing("scores")
+    scores = [row.score for row in board.rows]
+    if not scores:
+        return None
+    reference = board.reference.score if board.reference else None
+    edges, counts, gathered = _histogram(scores, reference)
+    bars = [{"from": a, "to": b, "count": c} for a, b, c in zip(edges, edges[1:], counts, strict=False)]
+    axis = f"{board.metric}" + (f" (the last bar holds all beyond {edges[-2]:.3g})" if gathered else "")
+    layers: list[Any] = [
+        drawing.chart(bars)
+        .mark_bar(color=_BY_BLAME[Blame.NONE], binSpacing=1)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title=axis,
+                bin="binned",
+                axis=alt.Axis(tickCount=8),
+                scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False),
+            ),
+            x2="to:Q",
+            y=alt.Y("count:Q", title="submissions", axis=_whole(max(counts))),
+        )
+    ]
+    if reference is not None and edges[0] <= reference <= edges[-1]:
+        layers += _rule(drawing, reference, "constant 0.5")
+    return drawing.svg(alt.layer(*layers).properties(width=WIDTH, height=200))
+
+
+def shake_up(board: Leaderboard) -> str | None:
+    """Public against private score, one point for each submission; None if none has both."""
+    drawing = _Drawing("shake-up")
+    points = [{"public": row.public_score, "private": row.score} for row in board.rows if row.public_score is not None]
+    if not points:
+        return None
+    reference = board.reference.score if board.reference else None
+    values = [value for point in points for value in point.values() if value is not None]
+    low, high = min(values), max(values)
+    if reference is not None and not board.greater_is_better and high > 4 * reference:
+        high = max(2 * reference, sorted(values)[len(values) * 9 // 10])
+    margin = 0.05 * ((high - low) or 1.0)
+    scale = alt.Scale(domain=[low - margin, high + margin], nice=False, clamp=True, zero=False)
+    diagonal = [{"public": low - margin, "private": low - margin}, {"public": high + margin, "private": high + margin}]
+    x = alt.X("public:Q", title=f"{board.metric} on {board.public_phase}", scale=scale)
+    y = alt.Y("private:Q", title=f"{board.metric} on {board.phase}", scale=scale)
+    chart = alt.layer(
+        drawing.chart(diagonal).mark_line(color=_QUIET, strokeDash=[4, 4]).encode(x=x, y=y),
+        drawing.chart(points)
+        .mark_circle(color=_BY_BLAME[Blame.NONE], size=60 if len(points) < 200 else 12, opacity=0.7)
+        .encode(x=x, y=y),
+    )
+    return drawing.svg(chart.properties(width=380, height=380))
+
+
+def runtimes(runs: Sequence[Run], limit_seconds: float) -> str | None:
+    """Wall time of each submission, by verdict, with the limit where it is near; None if nothing was measured."""
+    unit, name = next((u, n) for u, n in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")) if _reaches(runs, u))
+    points = [(run.verdict, run.wall_seconds / unit) for run in runs]
+    return _strip(points, f"wall time, {name}", limit_seconds / unit, "runtimes")
+
+
+def memory(runs: Sequence[Run], limit_bytes: int) -> str | None:
+    """Peak memory of each submission, by verdict, with the limit where it is near; None if nothing was measured."""
+    points = [(run.verdict, run.peak_memory_bytes / 2**20) for run in runs]
+    return _strip(points, "peak memory, MiB", limit_bytes / 2**20, "memory")
+
+
+def failures(found: Sequence[Failure]) -> str | None:
+    """Evaluations that ended without a valid result, by verdict and blame; None if there are none."""
+    drawing = _Drawing("failures")
+    rows = [
+        {"verdict": _spoken(f.verdict), "blame": f.blame.value, "count": f.evaluations} for f in found if f.evaluations
+    ]
+    if not rows:
+        return None
+    bars = drawing.chart(rows).encode(
+        y=alt.Y("verdict:N", sort=None, title=None),
+        x=alt.X("count:Q", title="submissions", axis=_whole(max(f.evaluations for f in found))),
+    )
+    chart = alt.layer(
+        bars.mark_bar(height={"band": 0.7}).encode(color=_colours({f.blame for f in found if f.evaluations})),
+        bars.mark_text(align="left", dx=4, color=_INK).encode(text="count:Q"),
+    )
+    return drawing.svg(chart.properties(width=WIDTH - 120, height=alt.Step(26)))
+
+
+def _strip(points: Sequence[tuple[Verdict, float]], title: str, limit: float, name: str) -> str | None:
+    if not points:
+        return None
+    drawing = _Drawing(name)
+    largest = max(value for _, value in points)
+    rows = [{"verdict": _spoken(v), "blame": blame(v).value, "value": value} for v, value in points]
+    order = [_spoken(verdict) for verdict in Verdict]
+    layers: list[Any] = [
+        drawing.chart(rows)
+        .mark_tick(thickness=2, height=16, opacity=0.7)
+        .encode(
+            x=alt.X("value:Q", title=title, scale=alt.Scale(domainMin=0)),
+            y=alt.Y("verdict:N", sort=order, title=None),
+            color=_colours({blame(verdict) for verdict, _ in points}),
+        )
+    ]
+    if limit <= 3 * largest:
+        layers += _rule(drawing, limit, "limit")
+    return drawing.svg(alt.layer(*layers).properties(width=WIDTH - 120, height=alt.Step(28)))
+
+
+def _colours(present: set[Blame]) -> Any:
+    shown = [whose for whose in Blame if whose in present]
+    scale = alt.Scale(domain=[whose.value for whose in shown], range=[_BY_BLAME[whose] for whose in shown])
+    spoken = "{'none': 'valid', 'submission': 'the submission', 'host': 'the host', 'ambiguous': 'ambiguous'}"
+    legend = alt.Legend(title="whose doing", orient="top", labelExpr=f"{spoken}[datum.value]")
+    return alt.Color("blame:N", scale=scale, legend=legend)
+
+
+def _whole(largest: int) -> Any:
+    # Vega divides a short axis into halves unless it is told how many ticks there are.
+    return alt.Axis(tickMinStep=1, tickCount=min(largest, 6), format=",d")
+
+
+def _rule(drawing: _Drawing, at: float, label: str) -> list[alt.Chart]:
+    mark = drawing.chart([{"at": at, "label": label}])
+    return [
+        mark.mark_rule(color=_LINE, strokeWidth=2, strokeDash=[6, 3]).encode(x="at:Q"),
+        mark.mark_text(color=_LINE, align="left", baseline="top", dx=5, fontWeight="bold").encode(
+            x="at:Q", y=alt.value(2), text="label:N"
+        ),
+    ]
+
+
+def _histogram(scores: Sequence[float], reference: float | None) -> tuple[list[float], list[int], bool]:
+    low, high = min(scores), max(scores)
+    shown = [*scores, *([] if reference is None else [reference])]
+    ordered = sorted(shown)
+    middle = ordered[len(ordered) // 2]
+    reach = max(ordered[int(0.9 * (len(ordered) - 1))] - low, abs(middle - low), 1e-9)
+    top = max(shown)
+    gathered = high > low + 2.5 * reach
+    if gathered:
+        top = low + 2 * reach if reference is None else max(low + 2 * reach, reference)
+    low = min(shown)
+    span = (top - low) or max(abs(low), 1.0) * 0.1
+    bins = min(_BINS, max(8, round(2 * math.sqrt(len(scores)))))
+    edges = [low + span * place / bins for place in range(bins + 1 + gathered)]
+    counts = [0] * (len(edges) - 1)
+    for score in scores:
+        counts[min(int((score - low) / span * bins), len(counts) - 1)] += 1
+    return edges, counts, gathered
+
+
+def _reaches(runs: Sequence[Run], unit: float) -> bool:
+    return unit == 1.0 or any(run.wall_seconds >= 2 * unit for run in runs)
+
+
+def _spoken(verdict: Verdict) -> str:
+    return verdict.value.replace("_", " ")
+
+
+class _Drawing:
+    """One picture in the making: its data stay outside of the chart, which altair would otherwise check row by row."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._datasets: dict[str, list[dict[str, Any]]] = {}
+
+    def chart(self, rows: Sequence[dict[str, Any]]) -> alt.Chart:
+        key = f"{self._name}-{len(self._datasets)}"
+        self._datasets[key] = list(rows)
+        return alt.Chart(alt.NamedData(name=key))
+
+    def svg(self, chart: Any) -> str:
+        """The chart as an SVG element that can stand in a page beside others."""
+        quiet = {"labelColor": _INK, "titleColor": _QUIET, "labelFontSize": 12, "titleFontSize": 12}
+        quiet |= {"titleFontWeight": 400}
+        chart = (
+            chart.configure(background="transparent", font="sans-serif", padding=4, aria=False)
+            .configure_view(stroke=None)
+            .configure_axis(**quiet, gridColor=_GRID, domainColor=_GRID, tickColor=_GRID, labelOverlap="greedy")
+            .configure_axisY(domain=False, ticks=False)
+            .configure_legend(**quiet, symbolType="square")
+        )
+        specification = chart.to_dict() | {"datasets": self._datasets}
+        svg: str = vl_convert.vegalite_to_svg(json.dumps(specification))
+        svg = re.sub(r'(id="|url\(#)(clip\d+|gradient_\d+)', rf"\1{self._name}-\2", svg)
+        for colour, variable in _VARIABLES.items():
+            svg = svg.replace(colour, f"var({variable})")
+        return svg

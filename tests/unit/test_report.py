@@ -1,0 +1,242 @@
+"""The report says what the ledger's rows add up to, in one file that needs nothing else and lets nothing in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scoring_rows import WHEN, attempt, evaluation, score
+
+from referee.challenge import Challenge, Limits, MachineType, Phase
+from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
+from referee.report import ReportData, pictures, render_report, report_data
+from referee.report.bill import bill
+from referee.scoring.leaderboard import constant_half, leaderboard, unblinded
+from referee.scoring.metric import find_metric
+from referee.verdicts import Blame, Verdict
+
+METRICS = [find_metric("log_loss"), find_metric("roc_auc")]
+MACHINES = {
+    "local": MachineType(cpus=2, memory=2**34, price=Decimal("0.526")),
+    "p3.2xlarge": MachineType(cpus=8, memory=2**35, price=Decimal("3.06")),
+}
+VERDICTS = (Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT, Verdict.NODE_LOST, Verdict.GPU_OUT_OF_MEMORY)
+
+
+def challenge(title: str = "A small challenge") -> Challenge:
+    phases = {"private_test": Phase(data=Path("data"), visibility="private")}
+    return Challenge(name="small", title=title, phases=phases, machines=MACHINES, limits=Limits(memory=2**30))
+
+
+def example(title: str = "A small challenge", *, with_public: bool = True, scored: int = 8) -> ReportData:
+    rows: list[EvaluationRow] = [evaluation(f"s-{place}") for place in range(scored)]
+    rows += [evaluation(f"s-x{place}", verdict) for place, verdict in enumerate(VERDICTS)]
+    scores: list[ScoreRow] = [score(f"s-{place}", 0.2 + place / 10) for place in range(scored)]
+    scores += [score(f"s-{place}", 0.9 - place / 20, "roc_auc") for place in range(scored)]
+    public = None
+    if with_public:
+        beside = [evaluation(row.submission, phase="public_test") for row in rows]
+        theirs = [score(f"s-{place}", 0.9 - place / 10, phase="public_test") for place in range(scored)]
+        public = leaderboard("public_test", METRICS, beside, theirs)
+    board = leaderboard("private_test", METRICS, rows, scores, reference_score=constant_half(METRICS[0]), public=public)
+    attempts = [
+        attempt(
+            row, seconds=None if row.verdict is Verdict.NODE_LOST else 60.0 + place, machine=list(MACHINES)[place % 2]
+        )
+        for place, row in enumerate(rows)
+    ]
+    return report_data(
+        challenge(title),
+        board,
+        evaluations=rows,
+        attempts=attempts,
+        as_of=WHEN,
+        facts=[("labels", "sha256:" + "ab" * 32)],
+        accepted_risks=["shared_host"],
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would load, run or show."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "img", "br", "path", "line", "rect"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + " "
+
+
+def test_the_page_needs_no_network_no_script_and_no_second_file() -> None:
+    html = render_report(example())
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            assert name not in {"src", "href", "xlink:href"}, (tag, value)
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+    assert not re.findall(r"https?://(?!www\.w3\.org/)", html)
+
+
+def test_the_page_tells_ranks_scores_failures_and_the_bill() -> None:
+    data = example()
+    text = Page(render_report(data)).text
+    for row in data.board.rows:
+        assert row.submission in text
+        assert f"{row.score:.5f}" in text
+    assert "constant 0.5 0.69315" in text
+    for verdict in VERDICTS:
+        assert verdict.value.replace("_", " ") in text
+    assert data.bill.cost_usd is not None
+    assert f"${data.bill.cost_usd:,.2f}" in text
+    assert "shared_host" in text
+    assert "public_test" in text
+    assert "1 attempts ended without a known duration" in text
+
+
+def test_the_constant_half_stands_between_the_rows_it_separates() -> None:
+    text = Page(render_report(example())).text
+    assert text.index("s-4") < text.index("constant 0.5") < text.index("s-5")  # 0.6 < 0.693 < 0.7
+
+
+def test_every_picture_follows_the_colours_of_the_page() -> None:
+    html = render_report(example())
+    assert html.count("<svg") == 5
+    assert not re.search(r"#0a0b[0-9a-f]{2}", html)
+    assert "var(--submission)" in html
+
+
+def test_identifiers_of_pictures_do_not_meet() -> None:
+    html = render_report(example())
+    defined = re.findall(r'\bid="([^"]+)"', html)
+    assert len(defined) == len(set(defined))
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(defined)
+
+
+def test_the_same_ledger_gives_the_same_bytes() -> None:
+    assert render_report(example()) == render_report(example())
+
+
+def test_text_from_outside_is_shown_and_never_run() -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    data = example(title=evil)
+    named = unblinded(data.board, {row.submission: (evil, evil) for row in (*data.board.rows, *data.board.unscored)})
+    html = render_report(replace(data, board=named, facts=((evil, evil),), accepted_risks=(evil,)))
+    assert not {"script", "img"} & {tag for tag, _ in Page(html).tags}
+    assert html.count("&lt;script&gt;") > len(VERDICTS)
+
+
+@pytest.mark.parametrize("scored", [0, 1, 2, 400])
+def test_boards_of_any_size_have_a_report(scored: int) -> None:
+    data = example(scored=scored, with_public=scored != 1)
+    html = render_report(data)
+    assert ("Public against private" in html) == (scored > 1)
+    assert ("Nothing was scored yet." in html) == (scored == 0)
+
+
+def test_a_campaign_that_runs_is_not_called_final() -> None:
+    rows = [evaluation("s-a"), evaluation("s-b", None)]
+    board = leaderboard("private_test", METRICS, rows, [score("s-a", 0.5)])
+    data = report_data(challenge(), board, evaluations=rows, attempts=[attempt(rows[0])], as_of=WHEN)
+    assert "This is not the final board: 1 of 2 evaluations have not ended" in Page(render_report(data)).text
+    assert "not the final board" not in render_report(example())
+
+
+def test_nothing_run_yet_is_a_report_too() -> None:
+    board = leaderboard("private_test", METRICS, [], [])
+    data = report_data(challenge(), board, evaluations=[], attempts=[], as_of=WHEN)
+    assert "Nothing has run yet." in render_report(data)
+
+
+def test_failures_are_counted_by_evaluation_and_by_attempt() -> None:
+    row = evaluation("s-a")
+    lost = replace(attempt(row, seconds=None), verdict=Verdict.NODE_LOST, attempt="s-a.0")
+    board = leaderboard("private_test", METRICS, [row], [])
+    data = report_data(challenge(), board, evaluations=[row], attempts=[lost, attempt(row)], as_of=WHEN)
+    assert [(f.verdict, f.evaluations, f.attempts) for f in data.failures] == [(Verdict.NODE_LOST, 0, 1)]
+    assert (data.attempts, data.valid) == (2, 1)
+
+
+def ended(seconds: float | None, machine: str, verdict: Verdict = Verdict.OK) -> AttemptRow:
+    return attempt(evaluation("s-a", verdict), seconds=seconds, machine=machine)
+
+
+def test_the_bill_is_hours_times_price_in_decimals() -> None:
+    found = bill([ended(3600, "local"), ended(1800, "local", Verdict.NODE_LOST), ended(7200, "p3.2xlarge")], MACHINES)
+    assert [(r.machine_type, r.attempts, r.hours, r.cost_usd) for r in found.rows] == [
+        ("p3.2xlarge", 1, Decimal(2), Decimal("6.12")),
+        ("local", 2, Decimal("1.5"), Decimal("0.79")),
+    ]
+    assert found.cost_usd == Decimal("6.91")
+    assert found.hours_by_blame == {Blame.NONE: Decimal(3), Blame.HOST: Decimal("0.5")}
+
+
+def test_the_bill_of_dfdc_is_that_of_its_hours_and_prices() -> None:
+    """25,000 g4dn + 5,000 c4 + 800 p3 hours at the prices of 2020-08 come to $19,578."""
+    machines = {
+        name: MachineType(cpus=1, memory=1, price=Decimal(price))
+        for name, price in (("g4dn.xlarge", "0.526"), ("c4.4xlarge", "0.796"), ("p3.2xlarge", "3.06"))
+    }
+    hours = {"g4dn.xlarge": 25_000, "c4.4xlarge": 5_000, "p3.2xlarge": 800}
+    found = bill([ended(3600 * count, name) for name, count in hours.items()], machines)
+    assert found.cost_usd == Decimal(19_578)
+
+
+def test_a_machine_without_a_price_leaves_the_bill_open() -> None:
+    found = bill([ended(3600, "local"), ended(3600, "elsewhere"), ended(None, "local")], MACHINES)
+    assert found.cost_usd is None
+    assert found.unmeasured == 1
+    assert found.hours == 2
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [[0.5], [0.5, 0.5], [0.0, 0.0], [0.1, 0.2, 30.0], [1e-15] * 3 + [34.5], [0.69] * 500 + [5.0], list(range(100))],
+)
+def test_the_histogram_counts_every_score_once(scores: list[float]) -> None:
+    for reference in (None, 0.693):
+        edges, counts, _ = pictures._histogram(scores, reference)
+        assert sum(counts) == len(scores)
+        assert len(edges) == len(counts) + 1
+        assert edges == sorted(set(edges))
+        assert edges[0] <= min(scores)
+        if reference is not None:
+            assert edges[0] <= reference <= edges[-1] + 1e-9
+
+
+def test_outliers_do_not_flatten_the_picture() -> None:
+    edges, counts, gathered = pictures._histogram([0.4 + place / 100 for place in range(30)] + [34.5], 0.693)
+    assert gathered
+    assert edges[-1] < 2
+    assert counts[-1] == 1
+
+
+def test_pictures_without_data_are_left_out() -> None:
+    board: Any = leaderboard("private_test", METRICS, [], [])
+    assert pictures.score_distribution(board) is None
+    assert pictures.shake_up(board) is None
+    assert pictures.failures([]) is None
+    assert pictures.memory([], 1) is None
+    assert pictures.runtimes([], 1) is None
