@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,16 +10,26 @@ from pathlib import Path
 from referee.errors import ConflictError
 from referee.sandbox.box import LEAF_NAME
 from referee.sandbox.sweep import remove_leaf
-from referee.worker.lock import attempts_on, box_folder, run_folder, take_lock
+from referee.worker.lock import LOCK_NAME, attempts_on, box_folder, run_folder, take_lock
 
 
 def clear(node_folder: Path, attempt: str) -> None:
-    """Remove everything of an attempt whose processes are gone and whose lock the caller holds."""
+    """Remove everything of an attempt whose processes are gone and whose lock the caller holds.
+
+    The lock's file goes last: as soon as it is gone, somebody else may hold a new one in its place.
+    """
     folder = run_folder(node_folder, attempt)
     record = box_folder(folder) / LEAF_NAME
     if record.is_file():
         remove_leaf(record)
-    shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_NAME:
+            path.unlink()
+    (folder / LOCK_NAME).unlink()
+    with contextlib.suppress(OSError):  # somebody was quick
+        folder.rmdir()
 
 
 def clear_if_dead(node_folder: Path, attempt: str) -> bool:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from referee.errors import ConfigurationError, ConflictError
 
+LOCK_NAME = "lock"
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}", re.ASCII)
 _GLANCE_SECONDS = 0.1  # whoever only looks whether the lock is free holds it for a moment
 
@@ -70,7 +72,7 @@ def take_lock(node_folder: Path, attempt: str) -> int:
     while True:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue  # swept between the two lines
         try:
@@ -83,7 +85,7 @@ def take_lock(node_folder: Path, attempt: str) -> int:
             raise ConflictError(
                 f"A worker runs the attempt {attempt} on this node already.", hint="Wait for it to end."
             ) from None
-        if _is_at(descriptor, folder / "lock"):
+        if _is_at(descriptor, folder / LOCK_NAME):
             return descriptor
         os.close(descriptor)  # the lock of a folder that was swept while we waited for it
 
@@ -96,12 +98,12 @@ def write_holder(descriptor: int, holder: Holder) -> None:
 
 def is_held(node_folder: Path, attempt: str) -> bool:
     """Whether a worker of `attempt` lives on this node. The lock itself is left alone."""
-    return _is_locked(run_folder(node_folder, attempt) / "lock")
+    return _is_locked(run_folder(node_folder, attempt) / LOCK_NAME)
 
 
 def read_holder(node_folder: Path, attempt: str) -> Holder | None:
     """Who holds the attempt's lock; `None` if nobody does, or has not said so yet."""
-    lock = run_folder(node_folder, attempt) / "lock"
+    lock = run_folder(node_folder, attempt) / LOCK_NAME
     if not _is_locked(lock):
         return None
     try:

@@ -22,7 +22,7 @@ _BROKEN = 70  # sysexits.h, EX_SOFTWARE: the worker itself failed
 
 
 def hold_back_sigterm() -> None:
-    """Let SIGTERM wait until there is a worker that it can be handed on to. Call it before the attempt's lock is held."""
+    """Let SIGTERM wait until there is a worker to hand it on to. To be called before the attempt's lock is held."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
