@@ -192,10 +192,12 @@ class Build:
         code = SUBMISSIONS / entry.folder
 
         def make(into: Path) -> None:
-            result = public_result(entry, code, weights, phases, PUBLIC_PHASE)
+            result = public_result(
+                entry, submissions=SUBMISSIONS, weights=weights, phases=phases, phase=PUBLIC_PHASE, scratch=into
+            )
             (into / "result").write_text(f"{result.score!r} {result.runtime_seconds!r}")
 
-        parts: list[str | bytes | Path] = [phases.name, code, repr(sorted(entry.arguments.items()))]
+        parts: list[str | bytes | Path] = [phases.name, code, repr(sorted(entry.settings.items()))]
         parts += [weights.name] if weights else []
         folder = cached(self.cache, f"public-{entry.name}", digest(parts), make)
         score, seconds = (float(number) for number in (folder / "result").read_text().split())

@@ -55,17 +55,15 @@ def build_images(
     builder = _Builder(store)
     try:
         shutil.copytree(base, store / "contexts/base")
-        builder.build("base", BASE_IMAGE, {})
+        builder.build("base", BASE_IMAGE)
         for entry in entries:
             if entry.same_image_as:
                 continue
             context = store / "contexts" / entry.name
-            shutil.copytree(submissions / entry.folder, context, ignore=shutil.ignore_patterns("__pycache__"))
+            entry.copy_program(submissions, weights.get(entry.folder), context)
             if "wheels" in (context / "Containerfile").read_text():
                 shutil.copytree(wheels, context / "wheels", copy_function=os.link)
-            if entry.folder in weights:
-                shutil.copy(weights[entry.folder] / "weights.npz", context)
-            builder.build(entry.name, f"localhost/{entry.name}", {"BASE": BASE_IMAGE, **entry.arguments})
+            builder.build(entry.name, f"localhost/{entry.name}", base=BASE_IMAGE)
             builder.pack(entry, into)
         for entry in entries:
             if entry.same_image_as:
@@ -84,12 +82,14 @@ class _Builder:
         for folder in (self._root, self._runroot, self._contexts, self._layouts, self._temporary):
             folder.mkdir(parents=True)
 
-    def build(self, context: str, image: str, arguments: Mapping[str, str]) -> None:
-        """Build one folder's Containerfile without network; layers that another build made are used again."""
-        given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    def build(self, context: str, image: str, base: str = "scratch") -> None:
+        """Build one folder's Containerfile without network; layers that another build made are used again.
+
+        What tells images apart must be in files: buildah 1.28 takes a cached layer whatever the build arguments.
+        """
         self._contained(
             ["buildah", "--root", self._root, "--runroot", self._runroot, "bud", "--quiet", "--layers",
-             "--isolation", "chroot", "--pull-never", "--timestamp", "0", *given, "--tag", image,
+             "--isolation", "chroot", "--pull-never", "--timestamp", "0", "--build-arg", f"BASE={base}", "--tag", image,
              self._contexts / context]
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import functools
+import multiprocessing
 import signal
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,13 +26,19 @@ def build_phases(media: Path, into: Path, processes: int = 2) -> None:
     clips = [clip for recipe in RECIPES for clip in plan(recipe)]
     for recipe in RECIPES:
         (into / recipe.phase).mkdir()
-    with ProcessPoolExecutor(processes, initializer=die_with_parent) as pool:
-        by_length = sorted(FOOTAGE, key=lambda footage: footage.start - footage.end)
-        tracks = dict(pool.map(functools.partial(_track, media), by_length))
-        jobs = list(_jobs(clips, processes))
-        work = functools.partial(_render_all, media, into, tracks, donors)
-        for _ in pool.map(work, jobs):
-            pass
+    # Fresh interpreters: a fork would copy OpenCV's threads, and those of the build, in the middle of their work.
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=fresh, initializer=die_with_parent) as pool:
+        try:
+            by_length = sorted(FOOTAGE, key=lambda footage: footage.start - footage.end)
+            tracks = dict(done.result() for done in [pool.submit(_track, media, footage) for footage in by_length])
+            jobs = _jobs(clips, processes)
+            for done in [pool.submit(_render_all, media, into, tracks, donors, job) for job in jobs]:
+                done.result()
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
     for recipe in RECIPES:
         _describe([clip for clip in clips if clip.phase == recipe.phase], into)
 

@@ -1,5 +1,7 @@
 """The roster: which team submits which image, as `roster.toml` lists them."""
 
+import json
+import shutil
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,16 @@ class Entry:
     transport: Literal["oci", "oci-archive", "docker-archive"] = "oci"
     kind: Literal["cpu", "gpu"] = "cpu"
     public_score: Literal["measured", "none", "embellished"] = "measured"
-    arguments: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, int] = field(default_factory=dict)
     same_image_as: str = ""
+
+    def copy_program(self, submissions: Path, weights: Path | None, into: Path) -> None:
+        """Copy the submission's folder to a new place, with its trained weights and with this entry's settings."""
+        shutil.copytree(submissions / self.folder, into, ignore=shutil.ignore_patterns("__pycache__"))
+        if weights is not None:
+            shutil.copy(weights / "weights.npz", into)
+        if self.settings:
+            (into / "settings.json").write_text(json.dumps(self.settings) + "\n")
 
     @property
     def source(self) -> str:

@@ -3,9 +3,7 @@
 import csv
 import math
 import os
-import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,24 +33,18 @@ def train(folder: Path, phases: Path, into: Path) -> None:
     )
 
 
-def public_result(entry: Entry, folder: Path, weights: Path | None, phases: Path, phase: str) -> PublicResult:
-    """Run a submission's `main.py` on a phase and score what it wrote."""
-    with tempfile.TemporaryDirectory() as scratch:
-        program, output = Path(scratch) / "app", Path(scratch) / "output"
-        shutil.copytree(folder, program)
-        output.mkdir()
-        if weights is not None:
-            shutil.copy(weights / "weights.npz", program)
-        started = time.monotonic()
-        run(
-            [sys.executable, "main.py"],
-            cwd=program,
-            environment=_one_thread()
-            | {"REFEREE_DATA": str(phases / phase), "REFEREE_OUTPUT": str(output)}
-            | entry.arguments,
-        )
-        seconds = time.monotonic() - started
-        return PublicResult(log_loss(phases / f"{phase}.labels.csv", output / "submission.csv"), seconds)
+def public_result(
+    entry: Entry, *, submissions: Path, weights: Path | None, phases: Path, phase: str, scratch: Path
+) -> PublicResult:
+    """Run a submission's `main.py` on a phase, from a copy in the empty folder `scratch`, and score what it wrote."""
+    program, output = scratch / "app", scratch / "output"
+    entry.copy_program(submissions, weights, program)
+    output.mkdir()
+    places = {"REFEREE_DATA": str(phases / phase), "REFEREE_OUTPUT": str(output)}
+    started = time.monotonic()
+    run([sys.executable, "main.py"], cwd=program, environment=_one_thread() | places)
+    seconds = time.monotonic() - started
+    return PublicResult(log_loss(phases / f"{phase}.labels.csv", output / "submission.csv"), seconds)
 
 
 def log_loss(labels: Path, predictions: Path) -> float:

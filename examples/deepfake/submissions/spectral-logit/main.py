@@ -1,6 +1,7 @@
 """Frequency artefacts and a logistic model: classical, small, and blind to what it was not trained on."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from features import features
 
 data = Path(os.environ.get("REFEREE_DATA", "/data"))
 output = Path(os.environ.get("REFEREE_OUTPUT", "/output"))
-frames = int(os.environ.get("FRAMES", "8"))
+frames = json.loads(Path(__file__).with_name("settings.json").read_text())["frames"]
 weights = np.load(Path(__file__).with_name("weights.npz"), allow_pickle=False)
 
 

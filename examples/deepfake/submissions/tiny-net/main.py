@@ -1,6 +1,7 @@
 """A small convolutional network over maps of frequency energy, motion and colour detail."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from network import forward
 
 data = Path(os.environ.get("REFEREE_DATA", "/data"))
 output = Path(os.environ.get("REFEREE_OUTPUT", "/output"))
-frames = int(os.environ.get("FRAMES", "8"))
+frames = json.loads(Path(__file__).with_name("settings.json").read_text())["frames"]
 weights = dict(np.load(Path(__file__).with_name("weights.npz"), allow_pickle=False))
 spread = weights.pop("spread")
 
