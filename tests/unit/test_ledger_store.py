@@ -65,6 +65,13 @@ def test_what_a_killed_creation_left_is_swept_by_the_next(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"ledger.sqlite", ".ledger.sqlite.new-1-alive"}
 
 
+def test_a_place_that_cannot_be_written_is_the_hosts_matter(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HostError, match="cannot be made in") as caught:
+        new_ledger(tmp_path / "file")
+    assert "permissions" in caught.value.hint
+
+
 def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_connection: object) -> None:
         assert not (tmp_path / "ledger.sqlite").exists()

@@ -15,7 +15,7 @@ from typing import Self
 
 from sqlalchemy import Connection, Engine, create_engine, insert, select
 
-from referee.errors import ConflictError, LedgerError
+from referee.errors import ConflictError, HostError, LedgerError
 from referee.ledger import database, projections
 from referee.ledger.chain import Head, Link, next_link, verify_links
 from referee.ledger.events import (
@@ -70,27 +70,25 @@ class Ledger:
 
         Raises:
             ConflictError: if there is something at `path`.
-            HostError: if it lies on a network file system.
+            HostError: if it lies on a network file system, or the folder cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         database.refuse_network_file_system(path.parent)
         draft = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        engine = database.open_engine(draft)
+        created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
         try:
-            with database.writing(engine) as connection:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            with cls(draft, database.open_engine(draft), clock) as made, database.writing(made._engine) as connection:
                 bring_up_to_date(connection)
-                created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
-                cls(draft, engine, clock)._write(connection, [created], None)
-            engine.dispose()
-            # A link, not a rename: it fails where something is.
-            os.link(draft, path)
-        except FileExistsError as error:
-            raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
+                made._write(connection, [created], None)
+            _publish(draft, path)
+        except OSError as error:
+            raise HostError(
+                f"A ledger cannot be made in {path.parent}: {error.strerror}.",
+                hint="Check the folder's permissions and room; its file system must know hard links.",
+            ) from error
         finally:
-            engine.dispose()
             _sweep_drafts(path)
-        _sync_folder(path.parent)
         return cls.open(path, clock=clock)
 
     @classmethod
@@ -361,16 +359,21 @@ def _verify_projections(
             )
 
 
+def _publish(draft: Path, path: Path) -> None:
+    try:
+        # A link, not a rename: it fails where something is.
+        os.link(draft, path)
+    except FileExistsError as error:
+        raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sweep_drafts(path: Path) -> None:
     for draft in path.parent.glob(f".{path.name}.new-*"):
         owner = int(draft.name.split(".new-")[1].split("-")[0])
         if owner == os.getpid() or not Path(f"/proc/{owner}").exists():
             draft.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
