@@ -12,7 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from referee.errors import LedgerError
-from referee.ledger.chain import EMPTY, Head, Link, canonical_json, format_time, next_link, parse_time, verify_links
+from referee.ledger.chain import (
+    EMPTY,
+    Head,
+    Link,
+    canonical_json,
+    format_time,
+    link_hash,
+    next_link,
+    parse_time,
+    verify_links,
+)
 
 JSON = st.recursive(
     st.none()
@@ -121,9 +131,15 @@ def test_a_rehashed_forgery_that_skips_back_an_epoch_is_found() -> None:
         verify_links([*links, old])
 
 
-def test_a_payload_that_is_not_canonical_is_found_even_with_a_fitting_hash() -> None:
-    from referee.ledger.chain import link_hash  # noqa: PLC0415 - a forger's tool, for this test only
+def test_a_rehashed_event_that_does_not_follow_the_one_before_is_found() -> None:
+    links = chain()
+    stray = replace(links[3], prev="f" * 64)
+    links[3] = replace(stray, hash=link_hash(stray))
+    with pytest.raises(LedgerError, match="event 4: it does not name the hash of the event before it"):
+        verify_links(links)
 
+
+def test_a_payload_that_is_not_canonical_is_found_even_with_a_fitting_hash() -> None:
     loose = replace(chain(1)[0], payload='{"n": 0}')
     with pytest.raises(LedgerError, match="canonical way"):
         verify_links([replace(loose, hash=link_hash(loose))])

@@ -6,12 +6,12 @@ sizes are bytes; scores are the floats that were recorded, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from referee.attempts import Measurements
 from referee.ledger.chain import parse_time
@@ -337,8 +337,8 @@ def histories(ledger: Ledger, phase: str, *, undecided: bool = False) -> dict[st
     )
     with ledger.read() as connection:
         found: dict[str, list[Outcome]] = {name: [] for name in connection.execute(keys).scalars()}
-        for row in connection.execute(query):
-            found[row.evaluation].append(_outcome(row._mapping))
+        for outcome in _read(connection, query, Outcome):
+            found[outcome.evaluation].append(outcome)
     return {name: tuple(outcomes) for name, outcomes in found.items()}
 
 
@@ -352,7 +352,7 @@ def recent_outcomes(ledger: Ledger, *, limit: int = 100) -> tuple[Outcome, ...]:
         .limit(limit)
     )
     with ledger.read() as connection:
-        return tuple(_outcome(row._mapping) for row in connection.execute(query))[::-1]
+        return tuple(_read(connection, query, Outcome))[::-1]
 
 
 def node_outcomes(ledger: Ledger, node: str | None = None, *, limit: int = 1000) -> tuple[Outcome, ...]:
@@ -369,7 +369,7 @@ def node_outcomes(ledger: Ledger, node: str | None = None, *, limit: int = 1000)
     )
     query = query.where(ATTEMPTS.c.node.is_not(None) if node is None else ATTEMPTS.c.node == node)
     with ledger.read() as connection:
-        return tuple(_outcome(row._mapping) for row in connection.execute(query))[::-1]
+        return tuple(_read(connection, query, Outcome))[::-1]
 
 
 def names(ledger: Ledger, submissions: Collection[str]) -> dict[str, Identity]:
@@ -387,31 +387,29 @@ def names(ledger: Ledger, submissions: Collection[str]) -> dict[str, Identity]:
 
 R = TypeVar("R")
 
-_TIMES = frozenset(
-    {"planned_at", "submitted_at", "started_at", "ended_at", "requested_at", "stopped_at", "finished_at"}
-)
-_VERDICTS = frozenset({"verdict", "last_verdict"})
-
-
-def _outcome(row: Any) -> Outcome:
-    return Outcome(**{name: _typed(name, value) for name, value in row.items()})
+# What the columns of these names hold is text; the rows have it typed.
+_TYPED: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(
+        ("planned_at", "submitted_at", "started_at", "ended_at", "requested_at", "stopped_at", "finished_at"),
+        parse_time,
+    ),
+    **dict.fromkeys(("verdict", "last_verdict"), Verdict),
+    "measurements": Measurements.model_validate_json,
+    "value": float,
+}
 
 
 def _rows(ledger: Ledger, query: Select[Any], kind: type[R]) -> tuple[R, ...]:
     with ledger.read() as connection:
-        return tuple(
-            kind(**{name: _typed(name, value) for name, value in row.items()})
-            for row in connection.execute(query).mappings()
-        )
+        return tuple(_read(connection, query, kind))
 
 
-def _typed(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in _TIMES:
-        return parse_time(value)
-    if name in _VERDICTS:
-        return Verdict(value)
-    if name == "measurements":
-        return Measurements.model_validate_json(value)
-    return float(value) if name == "value" else value
+def _read(connection: Connection, query: Select[Any], kind: type[R]) -> Iterator[R]:
+    found = connection.execute(query)
+    columns = [(name, _TYPED.get(name)) for name in found.keys()]  # noqa: SIM118 - a result is not a mapping
+    for row in found:
+        values = {
+            name: value if typed is None or value is None else typed(value)
+            for (name, typed), value in zip(columns, row, strict=True)
+        }
+        yield kind(**values)
