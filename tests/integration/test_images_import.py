@@ -389,7 +389,7 @@ def _exported_root(path: Path) -> None:
 
 
 def _not_an_archive(path: Path) -> None:
-    path.write_bytes(random.Random(0).randbytes(4096))  # noqa: S311 - only has to be noise
+    path.write_bytes(random.Random(0).randbytes(4096))
 
 
 def _squeezed_with_xz(path: Path) -> None:
@@ -432,7 +432,7 @@ def test_one_of_several_architectures_is_chosen(store: ImageStore, tmp_path: Pat
 
 
 def _random_image(folder: Path, size: int) -> Path:
-    noise = random.Random(size).randbytes(size)  # noqa: S311 - only has to be hard to compress
+    noise = random.Random(size).randbytes(size)
     return layout(folder, _BASE, tar(("noise", noise)))
 
 
@@ -466,7 +466,7 @@ def test_an_import_killed_at_any_moment_leaves_nothing_half(tmp_path: Path) -> N
     started = time.monotonic()
     assert _start(tmp_path / "measure", image).wait() == 0
     whole = time.monotonic() - started
-    chance = random.Random(7)  # noqa: S311 - moments of a test
+    chance = random.Random(7)
     for _ in range(8):
         process = _start(objects, image)
         time.sleep(chance.uniform(0.3, 1.0) * whole)
@@ -513,6 +513,7 @@ class _Registry(http.server.BaseHTTPRequestHandler):
 
     blobs: Path
     tags: dict[str, str]
+    asked: list[str]
 
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
@@ -521,7 +522,10 @@ class _Registry(http.server.BaseHTTPRequestHandler):
         if self.path == "/v2/":
             self._answer(b"{}", "application/json")
         elif path.is_file():
-            self._answer(path.read_bytes(), MANIFEST_TYPE if "/manifests/" in self.path else "application/octet-stream")
+            body = path.read_bytes()
+            kind = json.loads(body).get("mediaType", "") if "/manifests/" in self.path else "application/octet-stream"
+            self._answer(body, kind)
+            self.asked.append(name)
             self.after(name)
         else:
             self.send_error(404)
@@ -546,7 +550,7 @@ class _Registry(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Registry], Layout]]:
     made = Layout(tmp_path / "served")
-    serving = type("_Serving", (_Registry,), {"blobs": made.blobs, "tags": {}})
+    serving = type("_Serving", (_Registry,), {"blobs": made.blobs, "tags": {}, "asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serving)
     place = f"127.0.0.1:{server.server_port}"
     conf = tmp_path / "home" / ".config" / "containers" / "registries.conf"
@@ -580,6 +584,42 @@ def test_a_tag_that_moves_changes_nothing(registry: tuple[str, type[_Registry], 
     assert store.get(first["digest"]) == record
     with pytest.raises(ImageError, match="skopeo"):
         store.import_image(f"docker://{place}/team/image:missing")
+
+
+def test_a_registry_is_asked_only_for_what_is_missing_and_fits(
+    registry: tuple[str, type[_Registry], Layout], store: ImageStore
+) -> None:
+    place, serving, made = registry
+    base, top = made.put(squeeze(_BASE), LAYER_TYPE), made.put(squeeze(_TOP), LAYER_TYPE)
+    first = made.image(configuration([_BASE]), [base])
+    second = made.image(configuration([_BASE, _TOP]), [base, top])
+    foreign = made.image(configuration([_TOP]) | {"architecture": "arm64"}, [top])
+    kind = "application/vnd.oci.image.index.v1+json"
+    listed = [
+        described | {"platform": {"os": "linux", "architecture": architecture}}
+        for architecture, described in (("arm64", foreign), ("unknown", foreign), ("amd64", second))
+    ]
+    for tag, manifests in (("both", listed), ("arm", listed[:1])):
+        index = {"schemaVersion": 2, "mediaType": kind, "manifests": manifests}
+        serving.tags[tag] = made.put(json.dumps(index).encode(), kind)["digest"]
+    store.import_image(f"docker://{place}/team/image@{first['digest']}")
+    assert base["digest"] in serving.asked
+    serving.asked.clear()
+    record = store.import_image(f"docker://{place}/team/image:both")
+    assert record.digest == second["digest"]
+    assert record.diff_ids == (digest(_BASE), digest(_TOP))
+    assert base["digest"] not in serving.asked
+    assert top["digest"] in serving.asked
+    with pytest.raises(ImageError, match="no variant for linux on amd64"):
+        store.import_image(f"docker://{place}/team/image:arm")
+
+
+def test_a_layout_cannot_name_a_layer_that_it_does_not_have(store: ImageStore, tmp_path: Path) -> None:
+    store.import_image(str(layout(tmp_path / "victim", _BASE)))
+    made = Layout(tmp_path / "thief")
+    _missing_layer(made)
+    with pytest.raises(ImageError, match="skopeo copy failed"):
+        store.import_image(str(tmp_path / "thief"))
 
 
 @pytest.mark.parametrize("source", ["docker-daemon:x", "dir:/tmp", "no such/thing!", "", "oci:/nowhere", "x\0y"])

@@ -165,11 +165,19 @@ def test_too_many_entries_are_refused() -> None:
         _pass(tar(*(entry(str(number)) for number in range(11))), max_entries=10)
 
 
+def _wide_window() -> bytes:
+    """A frame that makes its reader hold 1 GiB."""
+    wide = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
+    writer = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    return writer.compress(tar(("a", b"x"))) + writer.flush()
+
+
 @pytest.mark.parametrize(
     "data",
     [
         squeeze(tar(("a", b"x")))[:-9],
         squeeze(tar(("a", b"x"))) + b"rubbish",
+        _wide_window(),
         b"\x1f\x8bnonsense",
         b"\x28\xb5\x2f\xfdnonsense",
         b"neither" * 200,

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from referee.errors import HostError, ImageError
 from referee.images.layer import Counted, decompressed, is_compressed, plain_path
 from referee.images.locks import FileLock
-from referee.images.manifest import MAX_JSON_BYTES, Index, Manifest, bounded, read_model, read_small
+from referee.images.manifest import MAX_JSON_BYTES, Index, Manifest, bounded, read_model, read_small, strict_json
 from referee.images.model import NoRoomError, shown
 from referee.images.source import ImageSource, Transport
 from referee.images.tar import CHUNK_BYTES, Kind, TarEntry, TarError, TarStream
@@ -32,19 +32,26 @@ MAX_ARCHIVE_ENTRIES = 10_000
 _BLOB = re.compile(rb"blobs/sha256/[0-9a-f]{64}")
 _SQUEEZED = (b"BZh", b"\xfd7z")
 _FATAL = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
+_MAX_INDEXES = 3
 _POLL_SECONDS = 0.05
 _NAME_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Where one import works: an empty folder of its own, and the lock that says that it lives."""
+    """Where one import works: an empty folder of its own, and the lock that says that it lives.
+
+    Attributes:
+        progress: is told how many bytes there are so far.
+        stored: where the store has a layer's blob already, by digest.
+    """
 
     folder: Path
     lock: FileLock
     limit_bytes: int
     architecture: str
     progress: Callable[[int], None]
+    stored: Callable[[str], Path | None] = lambda _: None
 
     @property
     def layout(self) -> Path:
@@ -113,12 +120,46 @@ def _is_stored(name: str) -> bool:
 
 
 def _pinned(name: str, room: Room) -> str:
-    """The name by digest: between two questions a tag can move."""
-    if "@" not in name:
-        manifest = bounded(_skopeo(["inspect", "--raw", f"docker://{name}"], room), "manifest")
-        head, slash, last = name.rpartition("/")
-        name = f"{head}{slash}{last.partition(':')[0]}@sha256:{hashlib.sha256(manifest).hexdigest()}"
+    """The name by the digest of one image: between two questions a tag can move."""
+    for _ in range(_MAX_INDEXES):
+        data = bounded(_skopeo(["inspect", "--raw", f"docker://{name}"], room), "manifest")
+        head, slash, last = name.partition("@")[0].rpartition("/")
+        repository = f"{head}{slash}{last.partition(':')[0]}"
+        name = f"{repository}@sha256:{hashlib.sha256(data).hexdigest()}"
+        if not _is_index(data):
+            _reuse_layers(data, room)
+            break
+        name = f"{repository}@{_of_this_machine(read_model(Index, data, 'index'), room)}"
     return f"docker://{name}"
+
+
+def _of_this_machine(index: Index, room: Room) -> str:
+    for descriptor in index.manifests:
+        platform = descriptor.platform
+        if platform is not None and (platform.system, platform.architecture) == ("linux", room.architecture):
+            return descriptor.digest
+    raise ImageError(
+        f"The image has no variant for linux on {room.architecture}.",
+        hint=f"Build it with `--platform linux/{room.architecture}`.",
+    )
+
+
+def _reuse_layers(data: bytes, room: Room) -> None:
+    """Lay layers that the store has where skopeo looks before it downloads: 4,200 images share their bases.
+
+    For registries only. A local layout that names a layer must have it, or else knowing the digest of another
+    team's layer would be enough to run it; whoever pushes to a registry has shown the layer to the registry.
+    """
+    blobs = room.layout / "blobs" / "sha256"
+    blobs.mkdir(mode=0o700, parents=True)
+    for layer in read_model(Manifest, data, "manifest").layers:
+        found = room.stored(layer.digest)
+        if found is not None and not (blobs / found.name).exists():
+            os.link(found, blobs / found.name)
+
+
+def _is_index(data: bytes) -> bool:
+    return "manifests" in (value := strict_json(data, "manifest")) and "layers" not in value
 
 
 def check_layout(path: Path) -> None:
@@ -148,8 +189,8 @@ def _check_index(path: Path, data: bytes, depth: int) -> None:
         if not blob.exists():
             continue  # a layout may leave out other architectures
         inner = read_small(blob, "manifest")
-        if b'"manifests"' in inner and b'"layers"' not in inner:
-            if depth >= 2:
+        if _is_index(inner):
+            if depth >= _MAX_INDEXES - 1:
                 raise ImageError("The OCI layout nests its indexes too deeply.", hint="Export the image again.")
             _check_index(path, inner, depth + 1)
         elif any(layer.urls for layer in read_model(Manifest, inner, "manifest").layers):

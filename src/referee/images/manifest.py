@@ -28,6 +28,13 @@ class _Foreign(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
+class Platform(_Foreign):
+    """For which machines a manifest of an index is."""
+
+    system: Annotated[str, Field(alias="os", max_length=64)] = ""
+    architecture: Annotated[str, Field(max_length=64)] = ""
+
+
 class Descriptor(_Foreign):
     """A pointer to a blob."""
 
@@ -35,6 +42,7 @@ class Descriptor(_Foreign):
     digest: Digest
     size_bytes: Annotated[int, Field(alias="size", ge=0, le=2**53)]
     urls: list[str] | None = None
+    platform: Platform | None = None
 
 
 class Manifest(_Foreign):

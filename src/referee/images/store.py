@@ -144,6 +144,7 @@ class ImageStore:
             self._limit_bytes,
             self._architecture,
             lambda size: progress(ImportProgress("copying", size, None)),
+            self._stored,
         )
         fetched = fetch(source, room)
         layout = _Layout(room.layout)
@@ -178,6 +179,10 @@ class ImageStore:
         sync_folder(self._images)
         return self._record(path)  # an earlier import's record is the one that stays
 
+    def _stored(self, digest: str) -> Path | None:
+        path = self._blobs / digest_hex(digest)
+        return path if path.is_file() and self._facts(digest) is not None else None
+
     def _check_layers(
         self, layout: _Layout, manifest: Manifest, progress: Callable[[ImportProgress], None]
     ) -> list[LayerFacts]:
@@ -189,7 +194,7 @@ class ImageStore:
             progress(ImportProgress("checking", done, total))
             name = f"layer {number} of {len(manifest.layers)}"
             facts = self._facts(descriptor.digest)
-            if facts is None or not (self._blobs / digest_hex(descriptor.digest)).is_file():
+            if facts is None or self._stored(descriptor.digest) is None or facts.stored_bytes != descriptor.size_bytes:
                 facts = layout.check_layer(descriptor, name, left_bytes, left_entries)
             left_bytes -= facts.unpacked_bytes
             left_entries -= facts.entries
