@@ -52,6 +52,7 @@ class BoxOutcome:
         ended_by: who ended it.
         oom_kills: processes that the kernel killed because this sandbox reached its own memory limit.
         host_oom_kills: processes killed because the machine, or a group above, ran out of memory: the host's doing.
+        cpu_throttled: periods (of 0.1 s) in which it was held back at its share of the processors.
         start_seconds: from the runtime's start to the program's.
         pids_peak: most processes and threads at once, where the kernel counts it.
         pids_refused: how often a new process or thread was refused.
@@ -68,6 +69,7 @@ class BoxOutcome:
     host_oom_kills: int = 0
     peak_memory_bytes: int = 0
     cpu_seconds: float = 0.0
+    cpu_throttled: int = 0
     wall_seconds: float = 0.0
     start_seconds: float = 0.0
     pids_peak: int | None = None
@@ -297,6 +299,7 @@ class Box:
             host_oom_kills=usage.host_oom_kills,
             peak_memory_bytes=usage.peak_memory_bytes,
             cpu_seconds=usage.cpu_seconds,
+            cpu_throttled=usage.cpu_throttled,
             wall_seconds=wall_seconds,
             start_seconds=start_seconds,
             pids_peak=usage.pids_peak,

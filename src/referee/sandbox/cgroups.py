@@ -63,12 +63,17 @@ class CgroupHost:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the kernel counted in a leaf. `oom_kills` are kills because the leaf's own limit was reached."""
+    """What the kernel counted in a leaf.
+
+    `oom_kills` are kills because the leaf's own limit was reached; `cpu_throttled` is the number of periods in which
+    it was held back at its share of the processors.
+    """
 
     oom_kills: int
     host_oom_kills: int
     peak_memory_bytes: int
     cpu_seconds: float
+    cpu_throttled: int
     pids_peak: int | None
     pids_refused: int
 
@@ -239,6 +244,7 @@ class Leaf:
             host_oom_kills=0 if at_limit else kills,
             peak_memory_bytes=peak,
             cpu_seconds=cpu_seconds,
+            cpu_throttled=self._counter("cpu", "cpu.stat", "nr_throttled"),
             pids_peak=self._number("pids", "pids.peak"),
             pids_refused=self._counter("pids", "pids.events", "max"),
         )

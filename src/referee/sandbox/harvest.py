@@ -14,6 +14,9 @@ from referee.sandbox import kernel
 _RESOLVE = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_NO_MAGICLINKS
 
 
+_PART_BYTES = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the declared file was not taken. `missing` means that nothing has its name."""
@@ -35,21 +38,29 @@ def harvest(folder: Path, name: str, limit_bytes: int) -> bytes | Refusal:
         return _refused(error)
     finally:
         os.close(directory)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return Refusal("not_a_file", "The predictions are not an ordinary file.")
-        if status.st_nlink != 1:
-            return Refusal("linked", "The predictions file has more than one name (a hard link).")
-        if status.st_size > limit_bytes:
-            return Refusal(
-                "too_large", f"The predictions file has {status.st_size} bytes; {limit_bytes} bytes are allowed."
-            )
-        content = bytearray()
-        while len(content) <= limit_bytes and (part := file.read(min(1 << 20, limit_bytes + 1 - len(content)))):
-            content += part
-    if len(content) > limit_bytes:
-        return Refusal("too_large", f"The predictions file has more than the {limit_bytes} bytes that are allowed.")
+    try:
+        return _judge(os.fstat(descriptor), limit_bytes) or _read(descriptor, limit_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def _judge(status: os.stat_result, limit_bytes: int) -> Refusal | None:
+    if not stat.S_ISREG(status.st_mode):
+        return Refusal("not_a_file", "The predictions are not an ordinary file.")
+    if status.st_nlink != 1:
+        return Refusal("linked", "The predictions file has more than one name (a hard link).")
+    if status.st_size > limit_bytes:
+        reason = f"The predictions file has {status.st_size} bytes; {limit_bytes} bytes are allowed."
+        return Refusal("too_large", reason)
+    return None
+
+
+def _read(descriptor: int, limit_bytes: int) -> bytes | Refusal:
+    content = bytearray()
+    while part := os.read(descriptor, _PART_BYTES):
+        content += part
+        if len(content) > limit_bytes:  # it has grown since it was judged
+            return Refusal("too_large", f"The predictions file has more than the {limit_bytes} bytes allowed.")
     return bytes(content)
 
 

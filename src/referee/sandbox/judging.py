@@ -105,7 +105,7 @@ def _files(said: Mapping[str, Any]) -> list[Promise]:
     masked = {name: size for name, size in said["masked"].items() if size}
     found = {path.removeprefix("/dev/"): kind for path, kind in said["devices"]["found"].items()}
     odd = [n for n, kind in found.items() if kind != "character" or (n not in _DEVICES and not n.startswith("pts/"))]
-    node, made = said["devices"]["image_node"], said["devices"]["made"]
+    nodes = {name: said["devices"][name] for name in ("image_node", "disk_node", "made")}
     strange = sorted(set(said["environment"]) - _ENVIRONMENT)
     leaks = _host_paths(said["mountinfo"])
     return [
@@ -114,8 +114,8 @@ def _files(said: Mapping[str, Any]) -> list[Promise]:
         Promise("only_the_phase_files", said["data"] == ["seen"], f"in the data folder: {', '.join(said['data'])}"),
         Promise("masked_proc", not masked, f"readable: {', '.join(masked) or 'none'}"),
         Promise(
-            "no_device_nodes", not odd and node != "ok" and made != "ok",
-            f"odd nodes: {', '.join(odd) or 'none'}; a disk's node in the image: {node}; making one: {made}",
+            "no_device_nodes", not odd and "ok" not in nodes.values(),
+            f"odd nodes: {', '.join(odd) or 'none'}; {_list(nodes)}",
         ),
         Promise("no_host_env", not strange, f"unknown variables: {', '.join(strange) or 'none'}"),
         Promise("neutral_mounts", not leaks, f"host paths in mountinfo: {', '.join(leaks) or 'none'}"),
@@ -194,7 +194,10 @@ def judge_excesses(excesses: Mapping[str, Excess]) -> list[Promise]:
             f"exit status {false.exit_status} without memory: {false.oom_kills} kills counted",
         ),
         # Half again: the limit is kept over periods of 0.1 s, and a run this short may begin with a full one.
-        Promise("cpu_limit", 0 < used <= 1.5 * cpu.limits.cpus, f"{used:.2f} of {cpu.limits.cpus} processors used"),
+        Promise(
+            "cpu_limit", 0 < used <= 1.5 * cpu.limits.cpus and cpu.outcome.cpu_throttled > 0,
+            f"{used:.2f} of {cpu.limits.cpus} processors used; held back in {cpu.outcome.cpu_throttled} periods",
+        ),
         Promise(
             "pids_limit", processes.outcome.pids_refused > 0 and (pids_peak or 0) <= processes.limits.pids,
             f"{processes.outcome.pids_refused} refused; most at once: {pids_peak or 'not counted'}",

@@ -76,6 +76,8 @@ def prove_host(node_folder: Path, level: str = "runc", accepted_risks: Iterable[
         proof = _read(place, key, accepted)
         if proof is None:
             proof = _prove(folder, "runc", key, accepted)
+            if proof.broken:  # a machine under heavy load may need a second try to show a limit
+                proof = _prove(folder, "runc", key, accepted)
             aside = place.with_suffix(".new")
             aside.write_text(json.dumps(proof.as_json() | {"accepted": []}), encoding="utf-8")
             aside.replace(place)
