@@ -18,14 +18,16 @@ EVERY = [
         exit_status=status,
         signal=signal,
         oom_kills=oom_kills,
+        host_oom_kills=host_oom_kills,
+        image_refused=refused,
         trial=trial,
         found=found,
         gpu_memory_reported=gpu,
         problem="Row 7: the value 'SECRET' is not a number.",
         public_problem="Row 7: the value is not a number (not_a_number).",
     )
-    for started, ended_by, (status, signal), oom_kills, trial, found, gpu in itertools.product(
-        (True, False), get_args(EndedBy), ENDINGS, (0, 1, 3), Trial, Found, (False, True)
+    for started, refused, ended_by, (status, signal), oom_kills, host_oom_kills, trial, found, gpu in itertools.product(
+        (True, False), (False, True), get_args(EndedBy), ENDINGS, (0, 1, 3), (0, 2), Trial, Found, (False, True)
     )
 ]
 
@@ -45,9 +47,11 @@ def expected(seen: Evidence) -> Verdict:  # noqa: PLR0911 - a table, one line fo
     if seen.ended_by == "kill":
         return Verdict.INTERRUPTED
     if not seen.started:
-        return starts[seen.trial]
-    if seen.oom_kills and not (done and seen.found is Found.ACCEPTED):
-        return Verdict.MEMORY_LIMIT
+        return Verdict.BAD_IMAGE if seen.image_refused else starts[seen.trial]
+    if done and seen.found is Found.ACCEPTED:
+        return Verdict.OK
+    if seen.oom_kills or seen.host_oom_kills:
+        return Verdict.MEMORY_LIMIT if seen.oom_kills else Verdict.HOST_FULL
     if seen.ended_by != "itself":
         return {"wall_time": Verdict.TIME_LIMIT, "log_limit": Verdict.LOG_LIMIT}[seen.ended_by]
     if done:
@@ -62,14 +66,14 @@ def expected(seen: Evidence) -> Verdict:  # noqa: PLR0911 - a table, one line fo
 def test_every_combination_has_the_verdict_of_the_table() -> None:
     wrong = [(seen, judge(seen).verdict, expected(seen)) for seen in EVERY if judge(seen).verdict != expected(seen)]
     assert wrong == []
-    assert len(EVERY) == 2 * 4 * 6 * 3 * 3 * 3 * 2
+    assert len(EVERY) == 2 * 2 * 4 * 6 * 3 * 2 * 3 * 3 * 2
 
 
 def test_every_verdict_that_a_worker_can_see_occurs() -> None:
     assert {judge(seen).verdict for seen in EVERY} == {
         Verdict.OK, Verdict.NONZERO_EXIT, Verdict.CRASHED, Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT, Verdict.LOG_LIMIT,
         Verdict.NO_PREDICTIONS, Verdict.INVALID_PREDICTIONS, Verdict.BAD_IMAGE, Verdict.GPU_OUT_OF_MEMORY,
-        Verdict.CANNOT_START, Verdict.INTERRUPTED, Verdict.SANDBOX_FAILED,
+        Verdict.CANNOT_START, Verdict.INTERRUPTED, Verdict.SANDBOX_FAILED, Verdict.HOST_FULL,
     }  # fmt: skip
 
 
@@ -86,7 +90,8 @@ def test_the_participant_s_line_quotes_nothing_and_the_host_s_faults_have_none()
 def test_a_program_can_forge_no_fault_of_the_host_by_how_it_ends() -> None:
     """Whoever starts, ends by itself and says how, is never charged to the host (which would run it again for free)."""
     for seen in EVERY:
-        if seen.started and seen.ended_by == "itself" and (seen.exit_status, seen.signal) != (None, None):
+        told = (seen.exit_status, seen.signal) != (None, None) and not seen.host_oom_kills
+        if seen.started and seen.ended_by == "itself" and told:
             assert blame(judge(seen).verdict) is not Blame.HOST
 
 

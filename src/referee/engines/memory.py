@@ -250,14 +250,21 @@ class MemoryEngine:
     def _fill(self) -> None:
         """Start what waits and fits, in the order of submission."""
         busy = Counter(worker.node for worker in self._active.values())
-        for worker in list(self._queue):
-            free = [node for node in self._nodes[worker.spec.machine_type] if busy[node] < self._slots]
-            if not free or worker.ready_at > self.now:
-                continue
-            node = min(free, key=lambda name: busy[name])
-            busy[node] += 1
-            self._queue.remove(worker)
-            self._start(worker, node)
+        free = {
+            kind: [node for node in nodes for _ in range(self._slots - busy[node])]
+            for kind, nodes in self._nodes.items()
+        }
+        kept: list[_Worker] = []
+        for place, worker in enumerate(self._queue):
+            if not any(free.values()):
+                kept += self._queue[place:]
+                break
+            slots = free[worker.spec.machine_type]
+            if slots and worker.ready_at <= self.now:
+                self._start(worker, slots.pop(0))
+            else:
+                kept.append(worker)
+        self._queue = kept
 
     def _start(self, worker: _Worker, node: str) -> None:
         worker.node, worker.started_at = node, self.now
