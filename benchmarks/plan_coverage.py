@@ -25,7 +25,7 @@ LIMIT = 18.9
 SIZES = {"gpu": 3528, "cpu": 672}
 POOLS = {"gpu": Pool(85, 0.526, 1 / 30), "cpu": Pool(17, 0.796, 1 / 30)}
 MEAN = {"gpu": 6.0, "cpu": 6.0}
-SHAPES = ("lognormal 0.8", "bimodal", "lognormal 1.2", "pareto 1.3", "lognormal 0.5", "biased arrivals")
+SHAPES = ("lognormal 0.5", "lognormal 0.8", "lognormal 1.2", "bimodal", "pareto 1.3", "biased arrivals")
 MOMENTS = {"pilot": 0.02, "10%": 0.1, "50%": 0.5}
 BATCH = 100
 

@@ -1,0 +1,73 @@
+"""The DFDC replay: a pinned workload, the article's bill, and what is claimed of Referee's plan on it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "dfdc-replay"
+
+
+@pytest.fixture(scope="module")
+def replay() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import replay as module  # noqa: PLC0415  # an example, found by its folder
+    finally:
+        sys.path.remove(str(FOLDER))
+    return module
+
+
+def test_the_workload_is_pinned(replay: ModuleType) -> None:
+    workload = sys.modules["workload"]
+    assert workload.digest() == "1554157ba0ec1649539eb3f1610b36e8dcb96d29d747c051d79c6bc860193ec0"
+    assert sum(workload.SIZES.values()) == 4_200
+
+
+@pytest.mark.parametrize("waste", [0.0, 0.05, 0.10, 0.15])
+def test_totals_are_the_articles_whatever_was_wasted(replay: ModuleType, waste: float) -> None:
+    groups = sys.modules["workload"].workload(waste)
+    hours = {name: float((group.hours + group.restarts).sum()) for name, group in groups.items()}
+    assert hours == pytest.approx({"fits-t4": 25_000, "needs-more-memory": 800, "cpu-4": 2_500, "cpu-16": 2_500})
+    assert sum(float(group.restarts.sum()) for group in groups.values()) == pytest.approx(waste * 30_800)
+    assert replay.article_usd(groups) == pytest.approx(19_578, rel=0.01)
+
+
+@pytest.mark.parametrize("waste", [0.0, 0.15])
+def test_the_plan_is_within_three_percent_of_the_clairvoyant_bound(replay: ModuleType, waste: float) -> None:
+    groups = sys.modules["workload"].workload(waste)
+    bound = replay.clairvoyant_usd(groups)
+    assert bound < replay.referee_usd(groups, replay.Levers(), 0) < 1.03 * bound
+
+
+def test_first_principles_give_the_articles_estimates(replay: ModuleType) -> None:
+    found = replay.first_principles()
+    assert found["first_hours"] == pytest.approx(42_000)
+    assert found["first_usd"] == pytest.approx(125_000, rel=0.03)
+    assert found["first_usd_each"] == pytest.approx(30, rel=0.03)
+    assert found["gpus_for_21_days"] == 85
+    assert found["second_hours"] == pytest.approx(90_000, rel=0.03)
+    assert 45_000 < found["second_usd"] < 50_000
+    assert found["paid_usd"] == pytest.approx(19_578)
+
+
+def test_on_day_two_the_bill_is_within_the_interval(replay: ModuleType) -> None:
+    article, plan = replay.day_two(sys.modules["workload"].workload(), 1)
+    assert article.low < 19_578 < article.high < 30_000
+    assert plan.low < 17_223 < plan.high
+
+
+def test_spot_is_never_dearer_than_on_demand(replay: ModuleType) -> None:
+    groups = sys.modules["workload"].workload()
+    dear = replay.on_demand_with_overhead_usd(groups)
+    for rate in replay.RATES:
+        costs = [replay.spot_usd(groups, rate, share) for share in replay.SHARES]
+        assert dear + 0.01 >= costs[0] + 0.01 >= costs[1] >= costs[2] - 0.01 > 0
+
+
+def test_the_example_runs_as_its_readme_says() -> None:
+    ran = subprocess.run([sys.executable, str(FOLDER / "replay.py")], capture_output=True, text=True, check=True)
+    assert "$19,578" in ran.stdout
+    assert "clairvoyant bound" in ran.stdout
