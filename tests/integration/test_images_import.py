@@ -347,6 +347,28 @@ def test_a_hostile_layout_is_refused_and_leaves_nothing(
     assert _left(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", ["manifest", "config", "layer"])
+def test_what_skopeo_wrote_is_not_believed(
+    kind: str, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = layout(tmp_path / "honest", _BASE)
+    manifest = json.loads((honest / "index.json").read_text())["manifests"][0]["digest"]
+    stated = json.loads((honest / "blobs" / "sha256" / manifest[7:]).read_bytes())
+    wrong = {"manifest": manifest, "config": stated["config"]["digest"], "layer": stated["layers"][0]["digest"]}[kind]
+    skopeo = tmp_path / "programs" / "skopeo"
+    skopeo.parent.mkdir()
+    skopeo.write_text(
+        f'#!/bin/sh\n{shutil.which("skopeo")} "$@" || exit\n'
+        f"for last; do :; done; place=${{last#oci:}}; place=${{place%:image}}\n"
+        f"printf ' ' >> $place/blobs/sha256/{wrong[7:]}\n"
+    )
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{skopeo.parent}:{os.environ['PATH']}")
+    with pytest.raises(ImageError, match=r"not what its digest|gzip stream ends too early"):
+        store.import_image(str(honest))
+    assert _left(tmp_path) == []
+
+
 def test_no_address_of_a_manifest_is_fetched(store: ImageStore, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
@@ -409,10 +431,15 @@ def _squeezed_with_xz(path: Path) -> None:
         (_squeezed_with_xz, "xz"),
     ],
 )
-def test_a_hostile_archive_is_refused_and_leaves_nothing(
-    make: Callable[[Path], None], reason: str, store: ImageStore, tmp_path: Path
+def test_a_hostile_archive_is_refused_before_skopeo_sees_it(
+    make: Callable[[Path], None], reason: str, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "hostile.tar")
+    skopeo = tmp_path / "programs" / "skopeo"
+    skopeo.parent.mkdir()
+    skopeo.write_text("#!/bin/sh\necho skopeo was started >&2\nexit 1\n")
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{skopeo.parent}:{os.environ['PATH']}")
     with pytest.raises(ImageError, match=reason):
         store.import_image(str(tmp_path / "hostile.tar"))
     assert _left(tmp_path) == []
