@@ -131,11 +131,18 @@ def test_a_rehashed_forgery_that_skips_back_an_epoch_is_found() -> None:
         verify_links([*links, old])
 
 
-def test_a_rehashed_event_that_does_not_follow_the_one_before_is_found() -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"prev": "f" * 64}, "event 4: it does not name the hash of the event before it"),
+        ({"seq": 9}, "event 9: it follows event 3: events are missing"),
+    ],
+)
+def test_a_rehashed_event_that_does_not_follow_the_one_before_is_found(change: dict[str, object], why: str) -> None:
     links = chain()
-    stray = replace(links[3], prev="f" * 64)
+    stray = replace(links[3], **change)  # type: ignore[arg-type]  # the table above has the fields' types
     links[3] = replace(stray, hash=link_hash(stray))
-    with pytest.raises(LedgerError, match="event 4: it does not name the hash of the event before it"):
+    with pytest.raises(LedgerError, match=why):
         verify_links(links)
 
 
