@@ -1,0 +1,129 @@
+"""What the replicates say: intervals of scores, ranges of ranks, and how often one entry beats another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from referee.scoring.metric import Floats
+from referee.scoring.resampling import Places, Replicates, Singles
+
+Ranks = NDArray[np.int32]
+
+_BLOCK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Percentile intervals of the scores at `level`; arrays of shape (entries,)."""
+
+    level: float
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class RankRanges:
+    """Between which ranks the middle `level` of the replicates put each entry; arrays of shape (entries,).
+
+    This describes the replicates. It is no confidence set: near ties it misses the true rank far more often than
+    `level` says, because a replicate adds its own noise to ranks that noise already spread. For claims use
+    `comparisons.rank_sets`.
+    """
+
+    level: float
+    low: Ranks
+    high: Ranks
+
+
+def intervals(replicates: Replicates, level: float = 0.9) -> Intervals:
+    """Percentile intervals, widened by sqrt(u / (u - 1)) for u units, as a bootstrap of few units is too narrow."""
+    low_place, high_place = _order_places(len(replicates.deviations), level)
+    wide = math.sqrt(replicates.units / max(1, replicates.units - 1))
+    columns = replicates.deviations.shape[1]
+    low, high = np.empty(columns), np.empty(columns)
+    for start in range(0, columns, _BLOCK):
+        part = np.ascontiguousarray(replicates.deviations[:, start : start + _BLOCK].T)
+        part.partition((low_place, high_place), axis=1)
+        low[start : start + _BLOCK] = part[:, low_place]
+        high[start : start + _BLOCK] = part[:, high_place]
+    scores, column = replicates.scores, replicates.column
+    return Intervals(level, scores + wide * low[column], scores + wide * high[column])
+
+
+def rank_ranges(replicates: Replicates, level: float = 0.9) -> RankRanges:
+    """The range of each entry's ranks over the replicates; equal scores share the best rank in each of them."""
+    low_place, high_place = _order_places(len(replicates.deviations), level)
+    ranks = _replicate_ranks(replicates)
+    columns = ranks.shape[1]
+    low, high = np.empty(columns, dtype=np.int32), np.empty(columns, dtype=np.int32)
+    for start in range(0, columns, _BLOCK):
+        part = np.ascontiguousarray(ranks[:, start : start + _BLOCK].T)
+        part.partition((low_place, high_place), axis=1)
+        low[start : start + _BLOCK] = part[:, low_place]
+        high[start : start + _BLOCK] = part[:, high_place]
+    return RankRanges(level, low[replicates.column], high[replicates.column])
+
+
+def share_of_resamples_won(replicates: Replicates, entry: int, other: int) -> float:
+    """Share of resamples in which `entry` beats `other`; a draw is won by neither.
+
+    It is no probability of being better.
+    """
+    if replicates.column[entry] == replicates.column[other]:
+        return 0.0
+    gap = np.float32(replicates.scores[entry] - replicates.scores[other])
+    moved = (
+        replicates.deviations[:, replicates.column[entry]] - replicates.deviations[:, replicates.column[other]] + gap
+    )
+    return float(np.mean(moved > 0 if replicates.greater_is_better else moved < 0))
+
+
+def _order_places(replicates: int, level: float) -> tuple[int, int]:
+    """Places of the two order statistics that enclose `level` of the replicates."""
+    if not 0 < level < 1:
+        raise ValueError(f"a level of {level} is not between 0 and 1")
+    tail = (1 - level) / 2
+    low = max(0, math.floor((replicates + 1) * tail + 1e-9) - 1)
+    return low, replicates - 1 - low
+
+
+def _replicate_ranks(replicates: Replicates) -> NDArray[np.uint16]:
+    """The rank of each column in each replicate; shape (replicates, columns)."""
+    first = _first_entries(replicates)
+    sizes = np.bincount(replicates.column).astype(np.int32)
+    sign = np.float32(-1 if replicates.greater_is_better else 1)
+    # Relative to one another the scores fit float32 where the contest is close, which is where it matters.
+    scores = replicates.scores[first]
+    offsets = ((scores - np.median(scores)) * sign).astype(np.float32)
+    ranks = np.empty(replicates.deviations.shape, dtype=np.uint16 if replicates.scores.size < 2**16 else np.uint32)
+    for start in range(0, len(ranks), _BLOCK):
+        values = replicates.deviations[start : start + _BLOCK] * sign
+        values += offsets
+        ranks[start : start + _BLOCK] = _ranks_by_row(values, sizes)
+    return ranks
+
+
+def _ranks_by_row(values: Singles, sizes: NDArray[np.int32]) -> Ranks:
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    if (sizes == 1).all():
+        ahead = np.broadcast_to(np.arange(1, sizes.size + 1, dtype=np.int32), order.shape)
+    else:
+        ahead = np.cumsum(sizes[order], axis=1, dtype=np.int32) - sizes[order] + 1
+    tied = ordered[:, 1:] == ordered[:, :-1]
+    if tied.any():
+        ahead = ahead.copy()
+        ahead[:, 1:][tied] = 0
+        np.maximum.accumulate(ahead, axis=1, out=ahead)
+    ranks = np.empty(values.shape, dtype=np.int32)
+    np.put_along_axis(ranks, order, ahead, axis=1)
+    return ranks
+
+
+def _first_entries(replicates: Replicates) -> Places:
+    """An entry of each column."""
+    return np.unique(replicates.column, return_index=True)[1]
