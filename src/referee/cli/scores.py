@@ -1,8 +1,9 @@
-"""`referee score` and `referee leaderboard`: from accepted predictions to the board."""
+"""`referee score`, `referee leaderboard` and `referee report`: from accepted predictions to the board."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -88,6 +89,45 @@ def leaderboard(
         _print_board(board)
         if risks:
             screen.say(f"Risks that the operator accepted: {', '.join(risks)}.")
+
+
+@app.command
+def report(
+    *,
+    phase: Phase = None,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="By default report.html beside challenge.toml.")
+    ] = None,
+    challenge: Folder = HERE,
+    unblind: Unblind = False,
+) -> None:
+    """Write one self-contained HTML file: the board, pictures, runtimes, failures by cause, the bill."""
+    # Imported here: drawing takes a second to load, which no other command should wait for.
+    from referee.report import render_report, report_data  # noqa: PLC0415 - see above
+
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
+        if unblind:
+            board = _named(ledger, board)
+        recorded = queries.phases(ledger)[board.phase]
+        data = report_data(
+            workspace.challenge,
+            board,
+            evaluations=queries.evaluations(ledger, board.phase),
+            attempts=queries.attempts(ledger, phase=board.phase),
+            as_of=queries.last_event_time(ledger),
+            facts=[
+                ("ledger head", ledger.head().hash),
+                ("data", f"{recorded.files} files, {recorded.data_digest}"),
+                ("labels", recorded.labels_digest or "none"),
+                ("sandbox level", workspace.challenge.sandbox.level),
+            ],
+            accepted_risks=queries.accepted_risks(ledger),
+        )
+    target = output or workspace.challenge.folder / "report.html"
+    target.write_text(render_report(data), encoding="utf-8")
+    screen.say(f"Wrote {target}.")
 
 
 def _named(ledger: Ledger, board: Leaderboard) -> Leaderboard:
