@@ -32,10 +32,10 @@ def _principles(found: dict[str, Any]) -> Table:
         "cost",
         "for one submission",
         caption=f"85 GPUs for 21 days give {f['gpu_hours_of_85']:,.0f} hours. The published table has a line with"
-        " 90,000 hours of p3.2xlarge; with its g4dn hours that would cost"
-        f" ${f['table_as_printed_usd']:,.0f}, more than twice the first estimate. 90,000 hours are the second"
-        f" estimate, on g4dn.xlarge (${f['table_mended_usd']:,.0f}); 25,000 hours are what g4dn.xlarge took in the end. The rows are"
-        " swapped or mixed.",
+        f" 90,000 hours of p3.2xlarge; with its g4dn hours that would cost ${f['table_as_printed_usd']:,.0f},"
+        " more than twice the first estimate. 90,000 hours are the second estimate,"
+        f" on g4dn.xlarge (${f['table_mended_usd']:,.0f}); 25,000 hours are what g4dn.xlarge took in the end."
+        " The rows are swapped or mixed.",
     )
     table.add_row(
         "first estimate, p3.2xlarge",
