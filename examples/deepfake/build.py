@@ -107,7 +107,8 @@ class Build:
 
     def say(self, text: str) -> None:
         """Print a line of progress with the seconds since the start."""
-        print(f"[{time.monotonic() - self.started:5.1f} s] {text}", flush=True)
+        # One write, line end included: several threads report.
+        print(f"[{time.monotonic() - self.started:5.1f} s] {text}\n", end="", flush=True)
 
     def step(self, name: str, parts: list[str | bytes | Path], what: str, make: Callable[[Path], None]) -> Path:
         """Make a step or find it in the cache, and say which."""

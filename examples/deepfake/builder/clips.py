@@ -177,7 +177,7 @@ def encode(frames: Sequence[Frame], path: Path, crf: int) -> None:
             container.mux(packet)
 
 
-def _packets(stream: av.VideoStream, frames: Sequence[Frame]) -> Iterator[av.Packet]:
+def _packets(stream: av.VideoStream, frames: Sequence[Frame]) -> "Iterator[av.Packet[av.VideoStream]]":
     for frame in frames:
         yield from stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24"))
     yield from stream.encode(None)

@@ -81,8 +81,8 @@ def self_blend(frames: Sequence[Frame], faces: Sequence[Face], random: np.random
     amount, grow, softness = random.uniform(0.6, 1.2), random.uniform(0.85, 1.1), random.uniform(2.0, 5.0)
     result = []
     for frame, face in zip(frames, faces, strict=True):
-        matrix = cv2.getRotationMatrix2D(face.centre.tolist(), random.normal(0, 0.7), scale)
-        matrix[:, 2] += shift + random.normal(0, 0.4, 2)
+        matrix = np.asarray(cv2.getRotationMatrix2D(face.centre.tolist(), random.normal(0, 0.7), scale), np.float64)
+        matrix[:, 2] = matrix[:, 2] + shift + random.normal(0, 0.4, 2)
         copy = np.asarray(cv2.warpAffine(frame, matrix, frame.shape[1::-1], borderMode=cv2.BORDER_REFLECT), np.float32)
         soft = np.asarray(cv2.GaussianBlur(copy, (0, 0), 1.2), np.float32)
         copy = copy + np.float32(amount) * (copy - soft) if sharpen else soft
