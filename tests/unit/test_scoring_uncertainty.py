@@ -115,14 +115,16 @@ def test_rank_ranges_are_the_percentiles_of_the_ranks(greater: bool) -> None:
     np.testing.assert_array_equal(found.high, ranks[949])
 
 
-def test_exact_ties_between_different_submissions_share_the_best_rank() -> None:
-    rows = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+def test_chance_ties_of_a_counting_metric_are_ties_and_share_the_best_rank() -> None:
+    rows = (np.random.default_rng(2).random((6, 23)) < np.linspace(0.4, 0.6, 6)[:, None]).astype(float)
     replicates = bootstrap_means(rows, greater_is_better=True, replicates=999, seed=0)
-    drawn = values(replicates).round(4)
-    expected = np.sort(rankdata(-drawn, axis=1, method="min"), axis=0)
-    found = rank_ranges(replicates, 0.5)
-    np.testing.assert_array_equal(found.low, expected[249])
-    np.testing.assert_array_equal(found.high, expected[749])
+    hits = np.concatenate([counts @ rows.T for counts in draw_counts(23, 999, 0)])
+    expected = np.sort(rankdata(-hits, axis=1, method="min"), axis=0)
+    for level, low, high in ((0.2, 399, 599), (0.6, 199, 799), (0.9, 49, 949)):
+        found = rank_ranges(replicates, level)
+        np.testing.assert_array_equal(found.low, expected[low])
+        np.testing.assert_array_equal(found.high, expected[high])
+    assert share_of_resamples_won(replicates, 0, 1) == (hits[:, 0] > hits[:, 1]).mean()
 
 
 def test_the_share_of_resamples_won_counts_wins_alone() -> None:

@@ -44,6 +44,8 @@ class Replicates:
         greater_is_better: the metric's direction.
         units: how many items or clusters were drawn in each replicate.
         clustered: whether they were clusters.
+        grain: scores are whole multiples of this (accuracy over n items: 1/n), so that chance ties are ties and not a
+            matter of rounding; None where scores are continuous.
         seed: the same seed, data and version of numpy give the same replicates.
     """
 
@@ -54,6 +56,22 @@ class Replicates:
     units: int
     clustered: bool
     seed: int
+    grain: float | None = None
+
+    def values(self, replicates: slice = slice(None), entries: Places | None = None) -> Singles:
+        """Replicated scores of `entries` up to one common constant; shape (replicates, entries), float32.
+
+        By default one entry of each column, in the order of the columns. Relative to one another scores fit float32
+        where the contest is close, which is where it matters.
+        """
+        chosen = np.unique(self.column, return_index=True)[1] if entries is None else entries
+        scores = self.scores[chosen]
+        deviations = self.deviations[replicates]
+        moved = deviations if entries is None else deviations[:, self.column[chosen]]
+        if self.grain is not None:
+            return np.rint((moved + scores) / self.grain).astype(np.float32)
+        found: Singles = moved + (scores - np.median(scores)).astype(np.float32)
+        return found
 
 
 def bootstrap(
@@ -121,7 +139,8 @@ def bootstrap_means(
         drawn = counts @ sizes.astype(np.float32) if clusters is not None else np.full(len(counts), np.float32(items))
         block /= drawn[:, None]
         start += len(counts)
-    return Replicates(scores, deviations, column, greater_is_better, sizes.size, clusters is not None, seed)
+    grain = 1 / items if clusters is None and np.isin(contributions, (0.0, 1.0)).all() else None
+    return Replicates(scores, deviations, column, greater_is_better, sizes.size, clusters is not None, seed, grain)
 
 
 def cluster_sums(contributions: Floats, scores: Floats, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
@@ -199,6 +218,7 @@ def reduce_to_teams(replicates: Replicates, teams: Sequence[Sequence[int]], redu
         replicates.units,
         replicates.clustered,
         replicates.seed,
+        None if reduction is Reduction.MEAN else replicates.grain,
     )
 
 

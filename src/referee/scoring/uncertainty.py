@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from referee.scoring.metric import Floats
-from referee.scoring.resampling import Places, Replicates, Singles
+from referee.scoring.resampling import Replicates, Singles
 
 Ranks = NDArray[np.int32]
 
@@ -73,13 +73,11 @@ def share_of_resamples_won(replicates: Replicates, entry: int, other: int) -> fl
 
     It is no probability of being better.
     """
-    if replicates.column[entry] == replicates.column[other]:
+    pair = np.array([entry, other])
+    if np.unique(replicates.column[pair]).size == 1:
         return 0.0
-    gap = np.float32(replicates.scores[entry] - replicates.scores[other])
-    moved = (
-        replicates.deviations[:, replicates.column[entry]] - replicates.deviations[:, replicates.column[other]] + gap
-    )
-    return float(np.mean(moved > 0 if replicates.greater_is_better else moved < 0))
+    one, two = replicates.values(entries=pair).T
+    return float(np.mean(one > two if replicates.greater_is_better else one < two))
 
 
 def _order_places(replicates: int, level: float) -> tuple[int, int]:
@@ -93,17 +91,11 @@ def _order_places(replicates: int, level: float) -> tuple[int, int]:
 
 def _replicate_ranks(replicates: Replicates) -> NDArray[np.uint16]:
     """The rank of each column in each replicate; shape (replicates, columns)."""
-    first = _first_entries(replicates)
     sizes = np.bincount(replicates.column).astype(np.int32)
-    sign = np.float32(-1 if replicates.greater_is_better else 1)
-    # Relative to one another the scores fit float32 where the contest is close, which is where it matters.
-    scores = replicates.scores[first]
-    offsets = ((scores - np.median(scores)) * sign).astype(np.float32)
     ranks = np.empty(replicates.deviations.shape, dtype=np.uint16 if replicates.scores.size < 2**16 else np.uint32)
     for start in range(0, len(ranks), _BLOCK):
-        values = replicates.deviations[start : start + _BLOCK] * sign
-        values += offsets
-        ranks[start : start + _BLOCK] = _ranks_by_row(values, sizes)
+        values = replicates.values(slice(start, start + _BLOCK))
+        ranks[start : start + _BLOCK] = _ranks_by_row(-values if replicates.greater_is_better else values, sizes)
     return ranks
 
 
@@ -122,8 +114,3 @@ def _ranks_by_row(values: Singles, sizes: NDArray[np.int32]) -> Ranks:
     ranks = np.empty(values.shape, dtype=np.int32)
     np.put_along_axis(ranks, order, ahead, axis=1)
     return ranks
-
-
-def _first_entries(replicates: Replicates) -> Places:
-    """An entry of each column."""
-    return np.unique(replicates.column, return_index=True)[1]
