@@ -36,6 +36,9 @@ Ending = Literal["itself", "wall_time", "log_limit", "kill"]
 LOCK_NAME = "box.lock"
 LEAF_NAME = "cgroups.json"
 
+_RUNTIME_LOG = "runtime.log"
+_PID_FILE = "pid"
+
 _START_SECONDS = 60.0
 _DEATH_SECONDS = 10.0
 _PIPE_BYTES = 1 << 18
@@ -181,8 +184,8 @@ class Box:
             error = self._find_container()
             if error is not None:
                 return BoxOutcome(started=False, start_error=error, log_bytes=self._log.seen_bytes)
-            started = self._start_time(began)
-            assert self._container is not None  # noqa: S101 - set by _find_container, which returned no error
+            assert self._container is not None and self._stage is not None  # noqa: S101, PT018 - it was found
+            started = self._start_time(self._stage, began)
             ending = self._watch(self._container, started + self._policy.wall_seconds)
             status = self._reap()
             wall_seconds = time.monotonic() - started
@@ -202,16 +205,15 @@ class Box:
             host, f"{cgroups.PREFIX}{os.getpid()}-{os.urandom(6).hex()}", self._policy.memory_bytes
         )
         (self._folder / LEAF_NAME).write_text(json.dumps([str(path) for path in self._leaf.folders()]))
-        bundle = self._folder / "bundle"
-        bundle.mkdir(mode=0o700)
         configuration = runtime_configuration(
             self._policy, self._process, self._ids, str(self._stage.root), self._leaf.runtime_path,
             self._image.record.architecture, swap=self._leaf.can_limit_swap,
         )  # fmt: skip
-        (bundle / "config.json").write_text(json.dumps(configuration))
+        runtime = self._stage.runtime
+        (runtime / "config.json").write_text(json.dumps(configuration))
         writer = self._log.open(stack, log, self._wake_read)
         os.fchown(writer, self._ids.host(self._process.uid), self._ids.host(self._process.gid))
-        command = runc.start_command(bundle, self._folder / "state", self._folder / "runtime.log", self._folder / "pid")
+        command = runc.start_command(runtime, runtime / "state", runtime / _RUNTIME_LOG, runtime / _PID_FILE)
         try:
             self._runtime = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd="/", env={"PATH": DEFAULT_PATH},
@@ -243,21 +245,21 @@ class Box:
         )  # fmt: skip
 
     def _find_container(self) -> str | None:
-        assert self._runtime is not None  # noqa: S101 - started just before
+        assert self._runtime is not None and self._stage is not None  # noqa: S101, PT018 - started just before
         status = self._runtime.wait()
-        pid_file = self._folder / "pid"
+        pid_file = self._stage.runtime / _PID_FILE
         if status != 0 or not pid_file.exists():
             self._log.drain()
-            return runc.read_error(self._folder / "runtime.log") or f"runc ended with status {status}."
+            return runc.read_error(self._stage.runtime / _RUNTIME_LOG) or f"runc ended with status {status}."
         try:
             self._container = os.pidfd_open(int(pid_file.read_text(encoding="ascii")))
         except (ValueError, OSError) as error:
             raise HostError(f"The container's process cannot be found: {error}.", hint="Try again.") from error
         return None
 
-    def _start_time(self, earliest: float) -> float:
+    def _start_time(self, stage: Stage, earliest: float) -> float:
         # runc writes the pid file when the program starts, and lives some milliseconds longer.
-        age = time.time() - (self._folder / "pid").stat().st_mtime
+        age = time.time() - (stage.runtime / _PID_FILE).stat().st_mtime
         now = time.monotonic()
         return min(now, max(earliest, now - age))
 

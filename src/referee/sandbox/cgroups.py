@@ -282,8 +282,10 @@ def kill_folders(folders: Sequence[Path], seconds: float) -> bool:
     """SIGKILL to everything in these cgroups until they are empty; False if they were not after `seconds`."""
     deadline = time.monotonic() + seconds
     for folder in folders:
-        if (folder / "cgroup.kill").exists():
+        try:
             (folder / "cgroup.kill").write_text("1", encoding="ascii")
+        except OSError:  # version 1 has no such file, a killed sandbox perhaps no such folder
+            continue
     while left := folder_processes(folders):
         for pid in left:
             if pid > 0:
@@ -316,7 +318,10 @@ def remove_folders(folders: Sequence[Path], seconds: float) -> None:
 
 
 def _below(folder: Path) -> list[Path]:
+    """Every cgroup below `folder`, parents first."""
     try:
-        return sorted(path for path in folder.rglob("*") if path.is_dir())
+        with os.scandir(folder) as entries:
+            inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return [place for child in inner for place in (child, *_below(child))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,28 +39,32 @@ class IdRange:
 
 
 @contextmanager
-def claim_ids(folder: Path) -> Iterator[IdRange]:
+def claim_ids(claims: Path) -> Iterator[IdRange]:
     """Hold a range that nobody else on this machine holds. The kernel frees it when this process ends.
 
     Args:
-        folder: where the machine's claims lie (lock files, one for each range ever used).
+        claims: the machine's file of claims; byte n is locked by who holds range n (fcntl(2), F_OFD_SETLK).
 
     Raises:
-        HostError: if all ranges are taken.
+        HostError: if no range is free.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(claims, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield IdRange(FIRST_HOST_ID + _lock_any(descriptor) * SIZE)
+    finally:
+        os.close(descriptor)
+
+
+def _lock_any(descriptor: int) -> int:
     start = random.randrange(RANGES)  # noqa: S311 - spreads claims out; nothing secret hangs on it
-    for number in range(start, start + 64):
-        descriptor = os.open(folder / str(number % RANGES), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for number in (n % RANGES for n in range(start, start + RANGES)):
+        # struct flock: type, whence, start, length, pid, padded as C does.
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield IdRange(FIRST_HOST_ID + (number % RANGES) * SIZE)
-            return
-        finally:
-            os.close(descriptor)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        except BlockingIOError:
+            continue
+        return number
     raise HostError(
         "No range of user ids is free for a sandbox.", hint="End workers that are still running on this machine."
     )
@@ -70,38 +75,22 @@ def user_namespace(extents: Sequence[tuple[int, int, int]]) -> Iterator[int]:
     """Descriptor of a user namespace that maps (id on disk, id on the host, count), for `attach_clone`.
 
     Users and groups are mapped alike. A short-lived child makes the namespace; the descriptor keeps it alive.
+
+    Raises:
+        HostError: if this machine does not let us make one.
     """
-    descriptor = _namespace("".join(f"{disk} {host} {count}\n" for disk, host, count in extents))
+    text = "".join(f"{disk} {host} {count}\n" for disk, host, count in extents)
+    try:
+        with kernel.sleeper(kernel.NEW_USERS) as child:
+            for kind in ("uid_map", "gid_map"):
+                Path(f"/proc/{child}/{kind}").write_text(text, encoding="ascii")
+            descriptor = os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            f"This machine does not let Referee make a user namespace: {error.strerror}.",
+            hint="Set user.max_user_namespaces above 0 (sysctl), and run as root.",
+        ) from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _namespace(text: str) -> int:
-    ready_read, ready_write = os.pipe()
-    done_read, done_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(done_write)
-            kernel.unshare(kernel.NEW_USERS)
-            os.write(ready_write, b"x")
-            os.read(done_read, 1)
-        finally:
-            os._exit(0)
-    os.close(ready_write)
-    os.close(done_read)
-    try:
-        if os.read(ready_read, 1) != b"x":
-            raise HostError(
-                "This machine does not let Referee make a user namespace.",
-                hint="Set user.max_user_namespaces above 0 (sysctl), and run as root.",
-            )
-        for kind in ("uid_map", "gid_map"):
-            Path(f"/proc/{child}/{kind}").write_text(text, encoding="ascii")
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(ready_read)
-        os.close(done_write)
-        os.waitpid(child, 0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # include/uapi/asm-generic/unistd.h: since number 424 every architecture shares these.
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
@@ -14,6 +17,8 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = 0x80000
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_CLONE_VM = 0x100
+_SLEEPER_STACK_BYTES = 65536
 _PR_SET_PDEATHSIG = 1
 
 # linux/mount.h: flags of mount(2).
@@ -97,6 +102,31 @@ def attach_clone(source: str | os.PathLike[str], target: str | os.PathLike[str],
         )
     finally:
         os.close(tree)
+
+
+@contextmanager
+def sleeper(namespaces: int) -> Iterator[int]:
+    """The process id of a child that sleeps in new `namespaces` until this context is left.
+
+    It is cloned into the C library's pause(3) on a stack of its own, sharing our memory: a fork would copy the page
+    tables of the whole worker (milliseconds), only to throw them away. It runs no code but that one system call, and
+    takes no signal but SIGKILL, so that it cannot touch what it shares.
+    """
+    stack = ctypes.create_string_buffer(_SLEEPER_STACK_BYTES)
+    top = (ctypes.addressof(stack) + _SLEEPER_STACK_BYTES) & ~15
+    flags = ctypes.c_int(_CLONE_VM | namespaces | signal.SIGCHLD)
+    pause = ctypes.cast(_libc.pause, ctypes.c_void_p)
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        child = _check(_libc.clone(pause, ctypes.c_void_p(top), flags, None), "clone a process into new namespaces")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        del stack
 
 
 def open_beneath(folder: int, path: str | bytes, flags: int, resolve: int) -> int:

@@ -6,6 +6,7 @@
     image                   the layers alone, to be looked at before anything is mounted in them
     upper                   size-capped tmpfs for a writable root
     data, hidden            the phase's files, and whiteouts for those that are not asked for
+    runtime                 the bundle's configuration, and what the runtime keeps: closed to the sandbox's ids
     output                  the tmpfs that predictions are written to
     root                    all of it together: what the runtime gets
 """
@@ -49,6 +50,11 @@ class Stage:
         return STAGE / "root"
 
     @property
+    def runtime(self) -> Path:
+        """A folder for the bundle and the runtime's own files, which ids of the sandbox cannot enter."""
+        return STAGE / "runtime"
+
+    @property
     def output(self) -> Path:
         """The output folder, from outside."""
         return STAGE / "output"
@@ -72,6 +78,7 @@ class Stage:
         mounts.tmpfs(STAGE, _STAGE_BYTES, 200_000, 0o711)
         for name in ("layers", "skeleton", "image", "upper", "data", "hidden", "output", "root", "nothing"):
             make_folder(STAGE / name, 0o755)
+        make_folder(self.runtime, 0o700)
 
     def fill(self, image: UnpackedImage, data: Path, items: Sequence[str] | None) -> Process:
         """Mount everything, and say what is to be started.
@@ -104,8 +111,7 @@ class Stage:
             build_skeleton(STAGE / "skeleton", view, sorted(folders), self._ids.base)
         finally:
             view.close()
-        kernel.unmount(STAGE / "image")
-        return process
+        return process  # `image` stays mounted until the end: an unmount of its own takes a millisecond
 
     @staticmethod
     def _layer_places(count: int) -> list[Path]:
