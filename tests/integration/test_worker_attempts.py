@@ -226,7 +226,7 @@ def test_of_two_workers_on_two_nodes_one_executes(world: World, tmp_path: Path) 
     assert sorted(worker.returncode for worker in workers) == [0, 3]
     result = world.result(spec)
     assert result is not None
-    assert result.verdict is Verdict.OK
+    assert result.verdict is Verdict.OK, result.detail
 
 
 def test_a_second_worker_on_the_same_node_ends_at_the_lock(world: World) -> None:

@@ -100,7 +100,7 @@ def test_the_launcher_s_death_loses_nothing(world: World, engine: LocalEngine) -
             assert eventually(lambda job=job: ended(engine, job))
             result = world.result(spec)
             assert result is not None
-            assert result.verdict is Verdict.OK
+            assert result.verdict is Verdict.OK, result.detail
         assert eventually(lambda: traces(world.node) == []), traces(world.node)
 
 
@@ -127,7 +127,7 @@ def test_workers_outlive_their_controller_and_the_launcher_ends_with_the_last(wo
             assert eventually(lambda job=job, engine=engine: ended(engine, job))
         result = world.result(spec)
         assert result is not None
-        assert result.verdict is Verdict.OK
+        assert result.verdict is Verdict.OK, result.detail
         engine.close()
         assert eventually(lambda: traces(world.node) == []), traces(world.node)
 

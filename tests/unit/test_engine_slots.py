@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -73,6 +74,22 @@ def test_what_an_earlier_controller_gave_is_counted() -> None:
     share = slots.take("new", Needs(1.0, GIB, 1))
     assert share is not None
     assert (share.cpus, share.gpus) == ((0,), ("GPU-b",))
+
+
+def test_memory_that_others_use_is_not_given_out_but_an_empty_machine_takes_one() -> None:
+    busy = replace(MACHINE, others_bytes=13 * GIB)
+    assert Slots(busy).room(Needs(1.0, GIB)) == 3
+    assert Slots(busy).room(Needs(1.0, 16 * GIB)) == 1
+    assert Slots(busy).fits(Needs(1.0, 16 * GIB))
+    slots = Slots(busy)
+    assert slots.take("a", Needs(1.0, 2 * GIB)) is not None
+    assert slots.room(Needs(1.0, 2 * GIB)) == 0
+
+
+def test_our_own_workers_memory_is_not_counted_twice_after_a_restart() -> None:
+    slots = Slots(replace(MACHINE, others_bytes=8 * GIB))
+    slots.reserve("ours", Share((0,), (), 8 * GIB, 1.0))
+    assert slots.room(Needs(1.0, 8 * GIB)) == 1
 
 
 @given(

@@ -22,25 +22,34 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Processors (by number), memory that attempts may use, and GPUs."""
+    """What attempts may use.
+
+    Attributes:
+        cpus: processors, by number.
+        memory_bytes: all memory but a reserve; the same each time, so that what fits today fits after a restart.
+        gpus: in the order of their indices.
+        others_bytes: memory that is in use now, by whatever runs here, our own workers among it.
+    """
 
     cpus: tuple[int, ...]
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    others_bytes: int = 0
 
 
 def this_machine() -> Hardware:
-    """What is here now; memory is what is available, or what our cgroup allows, less a reserve."""
-    memory_bytes = min([_available_bytes(), *_cgroup_limits()])
-    reserve = max(_RESERVE_BYTES, int(memory_bytes * _RESERVE_SHARE))
-    return Hardware(tuple(sorted(os.sched_getaffinity(0))), max(0, memory_bytes - reserve), _gpus())
+    """What is here: memory is what the machine has, or what our cgroup allows, less a reserve."""
+    memory = _memory()
+    total = min([memory["MemTotal"], *_cgroup_limits()])
+    reserve = max(_RESERVE_BYTES, int(total * _RESERVE_SHARE))
+    others = max(0, memory["MemTotal"] - memory["MemAvailable"] - reserve)
+    return Hardware(tuple(sorted(os.sched_getaffinity(0))), max(0, total - reserve), _gpus(), others)
 
 
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _memory() -> dict[str, int]:
+    """/proc/meminfo in bytes (proc(5))."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 
 
 def _cgroup_limits() -> list[int]:

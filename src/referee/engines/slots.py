@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from referee.engines.hardware import Hardware
 
@@ -39,12 +39,15 @@ class Slots:
     Args:
         hardware: all there is.
         count: at most so many attempts side by side, whatever the processors say; memory and GPUs still bound them.
+
+    Memory that others use is not given out, except that an empty machine always takes one attempt that it could hold.
     """
 
     def __init__(self, hardware: Hardware, count: int | None = None) -> None:
         self._hardware = hardware
         self._count = count
         self._taken: dict[str, Share] = {}
+        self._others_bytes = hardware.others_bytes
 
     @property
     def holders(self) -> list[str]:
@@ -53,11 +56,11 @@ class Slots:
 
     def fits(self, needs: Needs) -> bool:
         """Whether the attempt could run if the machine were empty."""
-        return Slots(self._hardware, self._count).room(needs) > 0
+        return Slots(replace(self._hardware, others_bytes=0), self._count).room(needs) > 0
 
     def room(self, needs: Needs) -> int:
         """How many more attempts with these needs fit now."""
-        bounds = [int(self._free_memory() // max(1, needs.memory_bytes))]
+        bounds = [self._memory_room(needs.memory_bytes)]
         if self._count is None:
             bounds.append(int(self._free_cpus() / needs.cpus + 1e-9))
         else:
@@ -77,15 +80,20 @@ class Slots:
         return share
 
     def reserve(self, attempt: str, share: Share) -> None:
-        """Record what an attempt has that was started before us."""
+        """Record what an attempt has that was started before us, and so was in use when the machine was looked at."""
         self._taken[attempt] = share
+        self._others_bytes = max(0, self._others_bytes - share.memory_bytes)
 
     def release(self, attempt: str) -> None:
         """Take back what the attempt had."""
         self._taken.pop(attempt, None)
 
-    def _free_memory(self) -> int:
-        return self._hardware.memory_bytes - sum(share.memory_bytes for share in self._taken.values())
+    def _memory_room(self, needed_bytes: int) -> int:
+        taken = sum(share.memory_bytes for share in self._taken.values())
+        room = (self._hardware.memory_bytes - self._others_bytes - taken) // max(1, needed_bytes)
+        if room < 1 and not self._taken and needed_bytes <= self._hardware.memory_bytes:
+            return 1  # what others use may be given back at any time; waiting for it could take for ever
+        return room
 
     def _free_cpus(self) -> float:
         return len(self._hardware.cpus) - sum(share.cpu_count for share in self._taken.values())
