@@ -512,6 +512,61 @@ def test_an_import_killed_at_any_moment_leaves_nothing_half(tmp_path: Path) -> N
     assert list((objects / "imports").iterdir()) == []
 
 
+def test_a_blob_appears_whole(tmp_path: Path) -> None:
+    image = _random_image(tmp_path / "image", 48 << 20)
+    blobs = tmp_path / "objects" / "blobs" / "sha256"
+    process = _start(tmp_path / "objects", image)
+    seen: dict[str, set[int]] = {}
+    while process.poll() is None:
+        for path in blobs.glob("*"):
+            seen.setdefault(path.name, set()).add(path.stat().st_size)
+    assert process.returncode == 0
+    assert seen
+    for name, sizes in seen.items():
+        assert sizes == {(blobs / name).stat().st_size}
+
+
+def test_skopeo_dies_with_its_import_and_nobody_sweeps_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = layout(tmp_path / "image", _BASE)
+    skopeo = tmp_path / "programs" / "skopeo"
+    skopeo.parent.mkdir()
+    skopeo.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\necho $$ > {tmp_path}/skopeo\nwait\n")
+    skopeo.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{skopeo.parent}:{os.environ['PATH']}")
+        process = _start(tmp_path / "objects", image)
+    while not (tmp_path / "skopeo").exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.kill()
+    process.wait()
+    started, child = (int((tmp_path / name).read_text()) for name in ("skopeo", "child"))
+    _await_end(started)
+    store = ImageStore(tmp_path / "objects", architecture="amd64")
+    store.import_image(str(image))
+    left = [path for path in (tmp_path / "objects" / "imports").iterdir() if path.is_dir()]
+    assert len(left) == 1  # a child of skopeo still works there
+    os.kill(child, signal.SIGKILL)
+    _await_end(child)
+    store.import_image(str(image))
+    assert list((tmp_path / "objects" / "imports").iterdir()) == []
+
+
+def _await_end(pid: int) -> None:
+    """Until the process is gone, or dead and only not yet collected by whoever adopted it."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {pid} still lives")
+
+
 def _require_whole(store: ImageStore, record: ImageRecord) -> None:
     for blob in (record.digest, record.config_digest, *record.layers):
         assert digest(store.blob_path(blob).read_bytes()) == blob
