@@ -37,6 +37,10 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 unit: $(INSTALLED)  ## the quick tests only
 	$(BIN)/python -m pytest -q tests/unit
 
+docs: $(INSTALLED)  ## print docs/verdicts.md and docs/cli.md again from the code
+	$(BIN)/python -m referee.policy > docs/verdicts.md
+	$(BIN)/python -c "from referee.cli.reference import document; print(document(), end='')" > docs/cli.md
+
 bench-local: $(INSTALLED)  ## 200 trivial containers through Referee against bare podman
 	$(BIN)/python benchmarks/bench_local.py
 
