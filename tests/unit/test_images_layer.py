@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 import tarfile
 import zlib
 
@@ -200,3 +202,10 @@ def test_nothing_but_an_image_error_comes_out_of_broken_bytes(place: int, value:
     for data in (bytes(broken), noise, inside[: len(noise)] + noise, b"\x28\xb5\x2f\xfd" + noise):
         with contextlib.suppress(ImageError):
             _pass(data)
+
+
+def test_what_a_worker_imports_is_light() -> None:
+    heavy = {"polars", "numpy", "scipy", "rich", "sqlalchemy", "zstandard", "altair"}
+    script = f"import sys, referee.images.node; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""

@@ -195,9 +195,8 @@ class NodeImages:
 
     def _make_room(self, facts: LayerFacts) -> None:
         """Evict until the layer fits below the capacity and on the disk. The space lock is held."""
-        reserved = (
-            self._reserved()
-        )  # before what is there: a layer that arrives between the two counts twice, not never
+        # Before what is there: a layer that arrives between the two counts twice, not never.
+        reserved = self._reserved()
         used = reserved + sum(size for _, _, size in self._cached())
         over = used + facts.disk_bytes - self._capacity_bytes
         if over > 0 and self.evict(over) < over:

@@ -1,8 +1,9 @@
 """Laying a checked layer out as a folder in the form that overlayfs reads.
 
-Why our own code and not skopeo to containers-storage or umoci (measured on this project's machine, see
-ARCHITECTURE.md): umoci lays out whole images only, so nothing is shared between two images; containers-storage keys
-a layer by all layers below it, creates device nodes, keeps file capabilities, and cannot be capped. Here every
+Why our own code, measured on an image of 155 MB and 3,700 files (two cores, otherwise idle): this takes 1.2 s,
+`umoci raw unpack` 1.1 s, skopeo into containers-storage 1.9 s; most of it is inflating. umoci lays out whole images
+only, so nothing is shared between two images; containers-storage keys a layer by all layers below it, creates device
+nodes, keeps file capabilities, and knows neither a cap on its size nor a lock that an attempt could hold. Here every
 path has already passed `Layer`'s rules, and every system call below names one component relative to an open folder
 that was itself opened without following links.
 """
