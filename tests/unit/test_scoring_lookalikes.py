@@ -40,6 +40,28 @@ def test_a_copy_with_a_little_noise_or_another_scale_is_listed() -> None:
     assert found[0].correlation > 0.95
 
 
+def test_a_school_of_detectors_is_not_a_conspiracy_and_a_copy_within_it_is_still_found() -> None:
+    rng = np.random.default_rng(5)
+    difficulty = (np.arange(600) % 2 * 2 - 1) * rng.gamma(2, 1, 600)
+    school = 2.5 * rng.normal(size=(3, 600))[np.arange(30) % 3]
+    logits = difficulty + school + 0.7 * rng.normal(size=(30, 600))
+    predictions = 1 / (1 + np.exp(-logits))
+    assert len(look_alikes(suspects(), predictions, components=0, threshold=0.8)) > 50
+    assert look_alikes(suspects(), predictions, threshold=0.8) == ()
+    predictions[9] = 1 / (1 + np.exp(-(logits[3] + 0.1 * rng.normal(size=600))))
+    assert [(pair.one, pair.other) for pair in look_alikes(suspects(), predictions, threshold=0.8)] == [
+        ("s-03", "s-09")
+    ]
+
+
+def test_copies_are_not_taken_for_something_common() -> None:
+    rng = np.random.default_rng(6)
+    logits = (np.arange(6000) % 2 * 2 - 1) * rng.gamma(2, 1, 6000) + 0.8 * rng.normal(size=(30, 6000))
+    logits[[11, 12]] = logits[2] + 0.05 * rng.normal(size=(2, 6000))
+    found = look_alikes(suspects(), 1 / (1 + np.exp(-logits)))
+    assert {(pair.one, pair.other) for pair in found} == {("s-02", "s-11"), ("s-02", "s-12"), ("s-11", "s-12")}
+
+
 def test_identical_images_and_predictions_are_listed_first_and_once() -> None:
     some = suspects()
     some[5] = Suspect("s-05", "t-05", "image-9", "predictions-9")
