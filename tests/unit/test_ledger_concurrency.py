@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from ledger_histories import new_ledger
 from sqlalchemy import create_engine, text
 
 from referee.errors import ConflictError
-from referee.ledger import ControllerStopped, Ledger, NodeProved, RiskAccepted, database, queries
+from referee.ledger import ControllerStopped, Ledger, NodeProved, RiskAccepted, database, lease, queries
 
 
 @contextmanager
@@ -145,6 +146,21 @@ def test_children_that_outlive_a_killed_controller_do_not_keep_its_lock(ledger: 
                 assert lease.epoch == 2
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_whose_holder_is_gone_is_waited_for_and_then_refused(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_GRACE_SECONDS", 0.5)
+    path = ledger.path.with_name(lease.FILE_NAME)
+    path.write_text('{"pid": 4194305, "host": "elsewhere"}')  # above the greatest process id of Linux
+    with path.open() as kept:
+        fcntl.flock(kept, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="process 4194305 on elsewhere"), ledger.lead():
+            raise AssertionError
+        threading.Timer(0.1, fcntl.flock, (kept, fcntl.LOCK_UN)).start()
+        with ledger.lead() as later:
+            assert later.epoch == 1
 
 
 def test_sigkill_at_any_moment_loses_nothing_that_was_said_to_be_written(ledger: Ledger) -> None:

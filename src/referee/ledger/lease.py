@@ -9,12 +9,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 from referee.errors import ConflictError, HostError
 
 FILE_NAME = "controller.lock"
+
+# A child that a killed controller had just forked lets go of the lock within an instant of its first running; on a busy
+# machine that instant is worth waiting for. While the holder itself lives nobody waits.
+_GRACE_SECONDS = 5.0
 
 
 class ControllerLock:
@@ -25,7 +31,7 @@ class ControllerLock:
         self._descriptor: int | None = None
 
     def acquire(self, host: str) -> None:
-        """Take the lock, or refuse at once.
+        """Take the lock, or refuse at once while its holder lives.
 
         Raises:
             ConflictError: naming the process and the host that hold it.
@@ -34,15 +40,16 @@ class ControllerLock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"{self.path} cannot be opened: {error.strerror}.", hint="Check its owner.") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while not _locked(descriptor):
             holder = _holder(descriptor)
-            os.close(descriptor)
-            raise ConflictError(
-                f"Another controller is at work on this challenge: {holder}.",
-                hint="Wait for it to end, or end it (Ctrl-C); `referee status` shows how far it is.",
-            ) from error
+            if (holder is not None and _lives(holder.pid)) or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise ConflictError(
+                    f"Another controller is at work on this challenge: {holder or 'it has not yet written who it is'}.",
+                    hint="Wait for it to end, or end it (Ctrl-C); `referee status` shows how far it is.",
+                )
+            time.sleep(0.01)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": host}).encode(), 0)
         self._descriptor = descriptor
@@ -63,12 +70,37 @@ class ControllerLock:
             self._descriptor = None
 
 
-def _holder(descriptor: int) -> str:
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _locked(descriptor: int) -> bool:
     try:
-        facts = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {facts['pid']} on {facts['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "it has not yet written who it is"
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> _Holder | None:
+    try:
+        return _Holder(**json.loads(os.pread(descriptor, 4096, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # The state follows the name, which is in brackets and may hold anything (`proc(5)`).
+    return stat.rpartition(") ")[2][:1] not in {"Z", "X"}
 
 
 # A flock belongs to the open file, which a forked child shares: without this, workers that outlive a killed
