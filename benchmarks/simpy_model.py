@@ -34,6 +34,27 @@ def run(pool: Pool, hours: Floats, fates: Fates | None = None, replicate: int = 
     return trace
 
 
+def run_plainly(pool: Pool, hours: Floats) -> float:
+    """The same on demand as SimPy's guide would have it: a process for each evaluation, machines as a resource.
+
+    Returns:
+        When the last one ended, in hours.
+    """
+    env = simpy.Environment()
+    machines = simpy.Resource(env, pool.machines)
+
+    def evaluation(length: float) -> Generator[Any, Any, None]:
+        yield env.timeout(pool.boot_hours)
+        with machines.request() as mine:
+            yield mine
+            yield env.timeout(length)
+
+    for length in hours.tolist():
+        env.process(evaluation(length))
+    env.run()
+    return float(env.now)
+
+
 def _bill(pool: Pool, up: float, usd_per_hour: float) -> float:
     return float(pool.bill(np.array([up]), usd_per_hour)[0])
 

@@ -54,6 +54,12 @@ def test_every_event_is_the_same_as_in_simpy(pool: Pool) -> None:
         assert kernel.usd[replicate] == pytest.approx(other.usd, rel=1e-9)
 
 
+def test_the_plain_model_that_measures_the_speed_is_the_same_model() -> None:
+    hours = np.random.default_rng(11).lognormal(0.5, 0.8, (1, 150))
+    pool = Pool(machines=7, usd_per_hour=0.5, boot_hours=0.03)
+    assert simulate(pool, hours).end_hours[0] == pytest.approx(simpy_model.run_plainly(pool, hours[0]))
+
+
 def test_more_replicates_than_a_chunk_give_what_each_gives_alone() -> None:
     rng = np.random.default_rng(6)
     hours = rng.lognormal(0.5, 0.8, (600, 30))

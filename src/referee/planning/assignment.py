@@ -7,8 +7,12 @@ the needs, only few evaluations are split in its solution, and a small integer p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,9 @@ from referee.errors import ConfigurationError
 
 Floats = NDArray[np.float64]
 _EXACT_UP_TO = 100
-_REPAIRED_WITH = 60
+_REPAIRED_WITH = 40
+# A plan that is a little dearer now is better than the best one in an hour; the gap is shown.
+_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,37 +203,53 @@ def _solve(program: _Program, *, integer: bool) -> Floats | None:
     constraints = [optimize.LinearConstraint(program.needs, program.counts, program.counts)]
     if program.limits.size:
         constraints.append(optimize.LinearConstraint(program.rows, -np.inf, program.limits))
-    found = optimize.milp(
-        program.usd,
-        constraints=constraints,
-        integrality=np.full(program.usd.size, int(integer)),
-        bounds=optimize.Bounds(0, np.inf),
-        options={"time_limit": 60.0, "mip_rel_gap": 1e-6},
-    )
+    with _quiet():
+        found = optimize.milp(
+            program.usd,
+            constraints=constraints,
+            integrality=np.full(program.usd.size, int(integer)),
+            bounds=optimize.Bounds(0, program.needs.T @ program.counts),
+            options={"time_limit": _SECONDS, "mip_rel_gap": 1e-5},
+        )
     return None if found.x is None else np.asarray(found.x)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """HiGHS writes a line to standard output when it repairs a solution, whatever is asked for; JSON may go there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _rounded(program: _Program, relaxed: Floats) -> Floats | None:
-    """Whole evaluations from the relaxed solution: its whole ones stay, the split ones are placed anew, exactly."""
+    """Whole evaluations from the relaxed solution.
+
+    Those that the relaxed solution splits are placed anew, exactly, and with them those that it would nearly as well
+    have placed elsewhere; the others stay.
+    """
     needs_of = np.array([i for i, _ in program.pairs])
     whole = np.floor(relaxed + 1e-7)
-    for loosened in (0, _REPAIRED_WITH, 4 * _REPAIRED_WITH):
+    undecided = _nearly_elsewhere(program, needs_of)
+    for placed_anew in (_REPAIRED_WITH, 4 * _REPAIRED_WITH):
         kept = whole.copy()
-        if loosened:
-            # Needs that lose least by going elsewhere are placed anew too, to make room.
-            for need in _least_regret(program, needs_of)[:loosened]:
-                kept[needs_of == need] = 0.0
+        kept[np.isin(needs_of, undecided[:placed_anew])] = 0.0
         left = program.counts - program.needs @ kept
         open_pairs = np.flatnonzero(left[needs_of] > 0.5)
         if not open_pairs.size:
             return kept
-        room = program.limits - program.rows @ kept if program.limits.size else program.limits
         open_needs = np.unique(needs_of[open_pairs])
         small = _Program(
             [program.pairs[p] for p in open_pairs],
             program.usd[open_pairs],
             sparse.csr_array(program.rows[:, open_pairs]) if program.limits.size else program.rows,
-            room,
+            program.limits - program.rows @ kept if program.limits.size else program.limits,
             sparse.csr_array(program.needs[open_needs][:, open_pairs]),
             left[open_needs],
         )
@@ -238,13 +260,27 @@ def _rounded(program: _Program, relaxed: Floats) -> Floats | None:
     return None
 
 
-def _least_regret(program: _Program, needs_of: NDArray[np.int_]) -> list[int]:
-    order = np.lexsort((program.usd, needs_of))
-    first = np.flatnonzero(np.diff(needs_of[order], prepend=-1))
-    second = first + 1
-    has_choice = (second < order.size) & (needs_of[order[np.minimum(second, order.size - 1)]] == needs_of[order[first]])
-    regret = program.usd[order[second[has_choice]]] - program.usd[order[first[has_choice]]]
-    return [int(need) for need in needs_of[order[first[has_choice]]][np.argsort(regret, kind="stable")]]
+def _nearly_elsewhere(program: _Program, needs_of: NDArray[np.int_]) -> NDArray[np.int_]:
+    """Needs in the order of what it costs to place them elsewhere, at the relaxed solution's prices of scarcity."""
+    if not program.limits.size:
+        return np.zeros(0, dtype=np.int_)
+    linprog: Any = optimize.linprog  # its stubs know no sparse matrices
+    solved = linprog(
+        program.usd,
+        A_ub=program.rows,
+        b_ub=program.limits,
+        A_eq=program.needs,
+        b_eq=program.counts,
+        method="highs",
+    )
+    price = program.usd - program.rows.T @ solved.ineqlin.marginals
+    order = np.lexsort((price, needs_of))
+    second = np.flatnonzero(np.diff(needs_of[order], prepend=-1)) + 1
+    second = second[second < order.size]
+    # Only where the next pair belongs to the same need is there a choice.
+    second = second[needs_of[order[second]] == needs_of[order[second - 1]]]
+    margin = price[order[second]] - price[order[second - 1]]
+    return np.asarray(needs_of[order[second]][np.argsort(margin, kind="stable")])
 
 
 def _assignment(

@@ -156,9 +156,9 @@ def own_offers(machines: Mapping[str, MachineType]) -> dict[str, Offer]:
     return {name: _own(machine) for name, machine in machines.items()}
 
 
-def this_machine(cpus: float, memory_bytes: int, price: Decimal = Decimal(0)) -> Offer:
-    """The machine that the operator sits at: one, at once, at no price or at that of its electricity."""
-    return Offer(cpus=cpus, memory=memory_bytes, price=price, count=1, price_source="this machine")
+def this_machine(cpus: float, memory_bytes: int, price: Decimal = Decimal(0), *, slots: int = 1) -> Offer:
+    """The machine that the operator sits at, as `slots` equal parts; the price is its electricity's, if any."""
+    return Offer(cpus=cpus, memory=memory_bytes, price=price / slots, count=slots, price_source="this machine")
 
 
 def _own(machine: MachineType) -> Offer:

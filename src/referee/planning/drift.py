@@ -47,7 +47,7 @@ def hazard(law: Law, hours: Floats, limit_hours: float) -> Floats:
     below = law.hours < limit_hours
     times, mass = law.hours[below], law.mass[below]
     survival = np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(mass)[:-1]]), 1e-12)
-    # A ladder of few steps would make the last step infinite; the exponential of the hazard is the survival at half a step.
+    # The law is a ladder: in the middle of a step its hazard is finite, also at the last one.
     middle = np.maximum(survival - mass / 2, 0.25 / max(law.started, 1))
     cumulative = -np.log(middle)
     return np.asarray(np.interp(np.minimum(hours, limit_hours), np.append(0.0, times), np.append(0.0, cumulative)))

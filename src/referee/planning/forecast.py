@@ -8,13 +8,13 @@ runtimes; totals and their intervals from `interval`; the end from how long mach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from referee.errors import ConfigurationError
-from referee.planning.interval import Interval, Part, TotalLaw, total_law
+from referee.planning.interval import Interval, Part, total_law
 from referee.planning.runtime import Law, Runtimes, product_limit
 from referee.planning.simulation import list_schedule
 
@@ -35,6 +35,7 @@ class Stratum:
         overhead_hours: boot, pull and staging of one evaluation, paid and known.
         speed: factor from the hours that were seen to the hours on the pool's machines (1: seen there).
         speed_error: standard error of that factor.
+        borrowed: those seen ran elsewhere and are not part of the stratum, of which nothing has started.
     """
 
     name: str
@@ -45,6 +46,32 @@ class Stratum:
     overhead_hours: float = 0.0
     speed: float = 1.0
     speed_error: float = 0.0
+    borrowed: bool = False
+
+    @property
+    def started(self) -> int:
+        """Evaluations of the stratum that were started."""
+        return 0 if self.borrowed else self.seen.hours.size
+
+    @property
+    def waiting(self) -> int:
+        """Evaluations of the stratum that were not started yet."""
+        return self.size - self.started
+
+    @property
+    def ages(self) -> Floats:
+        """Hours for which those have run that still run, shape (running,)."""
+        return self.seen.hours[~self.seen.ended] if not self.borrowed else np.zeros(0)
+
+    @property
+    def hours_behind(self) -> float:
+        """Machine hours that those that were started have taken so far."""
+        if self.borrowed:
+            return 0.0
+        return (
+            float(np.minimum(self.seen.hours, self.seen.limit_hours).sum()) * self.speed
+            + self.overhead_hours * self.started
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +157,8 @@ def forecast(
         ends=ends,
         costs=cost.draw(rng, replicates),
         drivers=_drivers(strata, laws),
-        started=sum(s.seen.hours.size for s in strata),
-        ended=sum(int(s.seen.ended.sum()) for s in strata),
+        started=sum(s.started for s in strata),
+        ended=sum(s.started - s.ages.size for s in strata),
         size=sum(s.size for s in strata),
     )
 
@@ -145,15 +172,8 @@ def _part(stratum: Stratum, law: Law, usd_per_hour: float) -> Part:
         mean_variance=law.mean_variance * speed**2 + (law.mean * stratum.speed_error) ** 2,
         variance=law.variance * speed**2,
         third_moment=law.third_moment * speed**3,
+        borrowed=stratum.borrowed,
     )
-
-
-def _remaining(stratum: Stratum, law: Law) -> tuple[TotalLaw, float, int]:
-    """The law of the hours to come, the hours behind, and how many evaluations wait."""
-    seen = stratum.seen
-    behind = float(np.minimum(seen.hours, seen.limit_hours).sum()) * stratum.speed
-    behind += stratum.overhead_hours * seen.hours.size
-    return total_law([_part(stratum, law, 1.0)]), behind, stratum.size - seen.hours.size
 
 
 def _latest(ends: Floats) -> Floats:
@@ -162,12 +182,12 @@ def _latest(ends: Floats) -> Floats:
     The latest estimate is too late on average, the more so the more pools end together: noise adds up in a maximum. The
     basic bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2) takes the error of
     the maximum from the pools' errors and is a little narrow where pools end together; the maximum of the pools'
-    quantiles is too wide there. The weight between them was chosen once, by their coverage over all shapes of
-    `benchmarks/plan_coverage.py`; with one pool, or one that is clearly the last, both are the same.
+    quantiles is too wide there. The weight between them was chosen once, by their coverage over the shapes of
+    `benchmarks/plan_coverage.py` under other seeds than those reported; with one pool both are the same.
     """
     medians = np.median(ends, axis=1)
     bootstrap = 2 * medians.max() - (2 * medians[:, None] - ends).max(axis=0)
-    return np.asarray(0.75 * np.sort(bootstrap) + 0.25 * np.sort(ends, axis=1).max(axis=0))
+    return np.asarray(0.875 * np.sort(bootstrap) + 0.125 * np.sort(ends, axis=1).max(axis=0))
 
 
 def _pool_ends(
@@ -176,18 +196,13 @@ def _pool_ends(
     mine = [(s, law) for s, law in zip(strata, laws, strict=True) if s.pool == pool]
     if not mine:
         return np.zeros(replicates)
-    waiting = sum(s.size - s.seen.hours.size for s, _ in mine)
-    running = [
-        law.draw_remaining(rng, s.seen.hours[~s.seen.ended], replicates) * s.speed
-        for s, law in mine
-        if not s.seen.ended.all()
-    ]
-    if waiting < 3 * count:
+    if sum(s.waiting for s, _ in mine) < 3 * count:
+        running = [law.draw_remaining(rng, s.ages, replicates) * s.speed for s, law in mine if s.ages.size]
         return _ends_of_few(count, mine, running, rng, replicates)
     to_come = np.zeros(replicates)
     for stratum, law in mine:
-        total, behind, _ = _remaining(stratum, law)
-        to_come += np.maximum(total.draw(rng, replicates) - behind, 0.0)
+        total = total_law([_part(stratum, law, 1.0)])
+        to_come += np.maximum(total.draw(rng, replicates) - stratum.hours_behind, 0.0)
     # When the queue runs empty every machine is somewhere within an evaluation; all are then busy until they end.
     shares = np.array([s.size * law.mean for s, law in mine])
     of = rng.choice(len(mine), size=(replicates, count), p=shares / shares.sum()) if len(mine) > 1 else 0
@@ -206,7 +221,7 @@ def _ends_of_few(
     free = np.zeros((replicates, count))
     taken = min(busy.shape[1], count)
     free[:, :taken] = np.sort(busy, axis=1)[:, ::-1][:, :taken]
-    waits = [law.draw(rng, (replicates, s.size - s.seen.hours.size)) * s.speed + s.overhead_hours for s, law in mine]
+    waits = [law.draw(rng, (replicates, s.waiting)) * s.speed + s.overhead_hours for s, law in mine]
     queue = rng.permuted(np.concatenate(waits, axis=1), axis=1)
     return np.asarray(list_schedule(queue, free).max(axis=1))
 
@@ -242,7 +257,7 @@ def half_width_after(strata: Sequence[Stratum], machines: Mapping[str, int], mor
         sharing = sum(s.size for s in strata if s.pool == stratum.pool)
         more = machines[stratum.pool] * more_hours / max(part.mean, 1e-9) * stratum.size / sharing
         grown = min(part.effective + more, float(stratum.size))
-        later.append(Part(part.size, part.weight, part.mean, part.variance / grown, part.variance, part.third_moment))
+        later.append(replace(part, mean_variance=part.variance / grown))
     laws = total_law(now), total_law(later)
     first, second = (law.interval(0.9).half_width / law.estimate if law.estimate else 0.0 for law in laws)
     return first, second

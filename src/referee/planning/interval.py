@@ -50,6 +50,7 @@ class Part:
         mean_variance: its variance, were the stratum infinite.
         variance: of one unit.
         third_moment: third central moment of one unit.
+        borrowed: the mean was learned on other units, so none of these has been seen.
     """
 
     size: int
@@ -58,13 +59,20 @@ class Part:
     mean_variance: float
     variance: float
     third_moment: float
+    borrowed: bool = False
 
     @property
     def effective(self) -> float:
-        """Units that tell the mean as well, at most all of them."""
+        """Ended units that would tell the mean as well."""
         if self.mean_variance <= 0 or self.variance <= 0:
             return float(self.size)
-        return min(max(self.variance / self.mean_variance, 1.0), float(self.size))
+        units = max(self.variance / self.mean_variance, 1.0)
+        return units if self.borrowed else min(units, float(self.size))
+
+    @property
+    def share_seen(self) -> float:
+        """Which share of the stratum is known, as far as it tells the total."""
+        return 0.0 if self.borrowed else min(self.effective / self.size, 1.0)
 
     @property
     def total(self) -> float:
@@ -74,8 +82,8 @@ class Part:
     @property
     def total_variance(self) -> float:
         """Variance of the error of `total`: what is still unseen of a finite stratum."""
-        unseen = 1.0 - self.effective / self.size
-        return (self.weight * self.size) ** 2 * self.mean_variance * max(unseen, 0.0)
+        of_mean = (self.weight * self.size) ** 2 * self.mean_variance
+        return of_mean * (1.0 - self.share_seen) + self.borrowed * self.weight**2 * self.size * self.variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +133,7 @@ def total_law(parts: Sequence[Part]) -> TotalLaw:
         return TotalLaw(estimate, 0.0, 1e6, 0.0, 0.0)
     third = with_variance = freedom = 0.0
     for part in parts:
-        n = part.effective
-        seen = min(n / part.size, 1.0)
+        n, seen = part.effective, part.share_seen
         scale = (part.weight * part.size) ** 3 * part.third_moment / n**2
         third += scale * (1 - seen) * (1 - 2 * seen)
         with_variance += scale * (1 - seen) ** 2

@@ -1,0 +1,344 @@
+"""From the pilot to the plan: laws of runtimes, expected hours, machines, and the reserve that the confidence needs.
+
+The assignment is made with expected hours; the forecast on its machines says how probable the deadline is; the reserve
+is raised until it is as probable as was asked for. The catalogue that is given holds only machine types whose speed is
+known: those that evaluations have run on, and those whose speed the operator declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+
+import numpy as np
+
+from referee.errors import ConfigurationError
+from referee.planning.assignment import Assignment, Bounds, Need, NoPlanError, Option, assign, what_if
+from referee.planning.catalogue import Catalogue, Offer
+from referee.planning.forecast import Forecast, Stratum, forecast, half_width_after
+from referee.planning.interval import Interval
+from referee.planning.money import dollars
+from referee.planning.plan import Plan, PoolPlan, Range, UsdRange
+from referee.planning.runtime import Law, Runtimes, product_limit
+from referee.planning.spot import LossRate, best_purchase
+
+# Until a submission has run on a type, its speed there is only known about so well (relative standard error).
+_SPEED_ERROR = 0.15
+_MOST_ROUNDS = 12
+# Without a deadline, machines are counted as if it had to end within a week.
+_UNHURRIED_HOURS = 168.0
+SPOT = " (spot)"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Evaluations of one kind, what they need, and what was seen of them.
+
+    Attributes:
+        size: all of them, started or not.
+        cpus, memory_bytes, gpus, gpu_memory_bytes: what one needs of a machine.
+        seen: those that were started, by the machine type that they ran on; a random sample.
+    """
+
+    name: str
+    size: int
+    cpus: float
+    memory_bytes: int
+    gpus: int
+    gpu_memory_bytes: int
+    seen: Mapping[str, Runtimes]
+
+    @property
+    def started(self) -> int:
+        """How many were started."""
+        return sum(runtimes.hours.size for runtimes in self.seen.values())
+
+    def fits(self, offer: Offer) -> bool:
+        """Whether one can run on such a machine."""
+        return (
+            offer.cpus >= self.cpus
+            and offer.memory >= self.memory_bytes
+            and offer.gpus >= self.gpus
+            and offer.gpu_memory_bytes >= self.gpu_memory_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the operator asks for."""
+
+    deadline: timedelta | None = None
+    budget: Decimal | None = None
+    confidence: float = 0.95
+    quotas: Mapping[str, float] | None = None
+    spot: LossRate | None = None
+    overhead_hours: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise ConfigurationError(
+                f"A confidence of {self.confidence:.0%} is not possible.", hint="Choose 50% to 99.9%."
+            )
+
+
+def make_plan(
+    challenge: str, phase: str, groups: Sequence[Group], catalogue: Catalogue, wishes: Wishes, *, seed: int = 0
+) -> Plan:
+    """The plan of least expected cost that keeps the wishes, from what the pilot has shown.
+
+    Raises:
+        ConfigurationError: if a group has fewer than two ended evaluations, or fits no machine type.
+        NoPlanError: if deadline, budget and quotas cannot all be kept.
+    """
+    planner = _Planner(groups, catalogue, wishes, seed)
+    even = planner.bounds(reserve=1.0)
+    bounds, assignment = even, planner.assign(even)
+    even_usd = assignment.usd
+    machines, seen = planner.forecast(assignment, bounds)
+    for _ in range(_MOST_ROUNDS):
+        if wishes.deadline is None or planner.in_time(seen) >= wishes.confidence:
+            break
+        needed = float(np.quantile(seen.ends, wishes.confidence)) / max(planner.deadline_hours or 1.0, 1e-9)
+        bounds = replace(bounds, reserve=bounds.reserve * max(needed, 1.02))
+        assignment = planner.assign(bounds)
+        machines, seen = planner.forecast(assignment, bounds)
+    else:
+        raise NoPlanError(
+            f"No number of machines meets the deadline with {wishes.confidence:.0%} confidence.",
+            hint="A later deadline, or a lower confidence, would do.",
+        )
+    return planner.plan(challenge, phase, assignment, machines, seen, bounds, even_usd)
+
+
+class _Planner:
+    """What stays the same while reserve and machines are found."""
+
+    def __init__(self, groups: Sequence[Group], catalogue: Catalogue, wishes: Wishes, seed: int) -> None:
+        self.groups, self.catalogue, self.wishes, self.seed = groups, catalogue, wishes, seed
+        self.laws = {group.name: _law(group) for group in groups}
+        self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
+        self.options = [option for name, offer in catalogue.offers.items() for option in _options(name, offer, wishes)]
+        self.needs = [self._need(group) for group in groups if group.size > group.started]
+
+    def speed(self, group: Group, to: str) -> float:
+        """Factor from the hours that were seen to the hours on a machine type."""
+        seen_on = _mostly(group)
+        if to == seen_on or seen_on not in self.catalogue.offers:
+            return 1.0
+        return self.catalogue.offers[seen_on].speed / self.catalogue.offers[to].speed
+
+    def bounds(self, reserve: float) -> Bounds:
+        budget = float(self.wishes.budget) - self._spent() if self.wishes.budget is not None else None
+        rng = np.random.default_rng(self.seed)
+        # The last ones run on alone for about what the longest of a fleet's evaluations has left.
+        tail = max(float(law.draw_in_progress(rng, (200, 50)).max(axis=1).mean()) for _, law in self.laws.values())
+        if self.deadline_hours is not None and tail > self.deadline_hours:
+            raise NoPlanError("The longest evaluations alone take longer than the deadline.", hint="Make it later.")
+        return Bounds(self.deadline_hours, reserve, tail, budget, self.wishes.quotas)
+
+    def assign(self, bounds: Bounds) -> Assignment:
+        if not self.needs:
+            return Assignment({}, 0.0, 0.0, {}, True)
+        return assign(self.needs, self.options, bounds)
+
+    def in_time(self, seen: Forecast) -> float:
+        return seen.probability_of_end_by(self.deadline_hours) if self.deadline_hours is not None else 1.0
+
+    def forecast(self, assignment: Assignment, bounds: Bounds) -> tuple[dict[str, int], Forecast]:
+        machines = assignment.machines(
+            bounds if self.deadline_hours else replace(bounds, deadline_hours=_UNHURRIED_HOURS)
+        )
+        strata = self._strata(assignment)
+        for stratum in strata:
+            machines.setdefault(stratum.pool, 1)
+        for option in self.options:
+            # Own machines are there anyway: all of them work, but not more of them than there are evaluations.
+            if option.name in machines and option.machines is not None:
+                waiting = sum(n for (_, name), n in assignment.counts.items() if name == option.name)
+                machines[option.name] = max(min(option.machines, max(waiting, 1)), 1)
+        return machines, forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed)
+
+    def _need(self, group: Group) -> Need:
+        seen_on, law = self.laws[group.name]
+        hours, usd = {}, {}
+        for name, offer in self.catalogue.offers.items():
+            if not group.fits(offer):
+                continue
+            factor = 1.0 if name == seen_on else self.speed(group, name)
+            hours[name] = law.mean * factor + self.wishes.overhead_hours
+            if self.wishes.spot is not None and offer.spot_price is not None:
+                runtimes = np.repeat(law.hours * factor, np.maximum(np.round(law.mass * 400), 1).astype(np.int64))
+                overhead = self.wishes.overhead_hours + offer.boot_hours
+                price = float(offer.spot_price)
+                best = best_purchase(runtimes, overhead, self.wishes.spot.points(), price, float(offer.price))
+                if best.tries:
+                    usd[name + SPOT] = best.usd
+                    hours[name + SPOT] = max(best.usd / price, hours[name])
+        return Need(group.name, group.size - group.started, hours, usd or None)
+
+    def _strata(self, assignment: Assignment) -> list[Stratum]:
+        strata = []
+        for group in self.groups:
+            seen_on, _ = self.laws[group.name]
+            waiting = {o: n for (g, o), n in assignment.counts.items() if g == group.name}
+            for pool in {seen_on: 0, **waiting}:
+                here = pool == seen_on
+                size = waiting.get(pool, 0) + (group.started if here else 0)
+                if size:
+                    strata.append(self._stratum(group, pool, size, here))
+        return strata
+
+    def _stratum(self, group: Group, pool: str, size: int, here: bool) -> Stratum:
+        name = pool.removesuffix(SPOT)
+        offer = self.catalogue.offer(name)
+        factor = 1.0 if here else self.speed(group, name)
+        price = float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price)
+        return Stratum(
+            group.name if here else f"{group.name} on {pool}",
+            size,
+            pool,
+            price,
+            _all_seen(group),
+            self.wishes.overhead_hours,
+            factor,
+            0.0 if here or name == _mostly(group) else factor * _SPEED_ERROR,
+            borrowed=not here,
+        )
+
+    def _spent(self) -> float:
+        spent = 0.0
+        for group in self.groups:
+            for name, runtimes in group.seen.items():
+                price = float(self.catalogue.offer(name).price)
+                spent += float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * price
+        return spent
+
+    def plan(
+        self,
+        challenge: str,
+        phase: str,
+        assignment: Assignment,
+        machines: Mapping[str, int],
+        seen: Forecast,
+        bounds: Bounds,
+        even_usd: float,
+    ) -> Plan:
+        strata = self._strata(assignment)
+        boots = sum(
+            count * self.catalogue.offer(name.removesuffix(SPOT)).boot_hours * self._usd_per_hour(name)
+            for name, count in machines.items()
+        )
+        in_budget = (
+            seen.probability_of_cost_within(float(self.wishes.budget) - boots)
+            if self.wishes.budget is not None
+            else None
+        )
+        now, later = half_width_after(strata, machines, 24.0)
+        split: dict[str, dict[str, int]] = {}
+        for (group, option), count in assignment.counts.items():
+            split.setdefault(group, {})[option] = count
+        changes = what_if(self.needs, self.options, bounds, assignment) if self.needs else []
+        return Plan(
+            challenge=challenge,
+            phase=phase,
+            evaluations=seen.size,
+            started=seen.started,
+            ended=seen.ended,
+            confidence=self.wishes.confidence,
+            deadline_hours=self.deadline_hours,
+            budget=self.wishes.budget,
+            pools=tuple(self._pool(name, count, assignment) for name, count in machines.items()),
+            assignment=split,
+            hours=_range(seen.hours),
+            cost=_usd_range(seen.cost.shifted(boots)),
+            end_hours=_range(seen.end_hours),
+            probability_in_time=self.in_time(seen) if self.deadline_hours is not None else None,
+            probability_in_budget=in_budget,
+            bound_usd=dollars(assignment.bound_usd),
+            gap=assignment.gap,
+            price_of_confidence_usd=dollars(max(assignment.usd - even_usd, 0.0)),
+            drivers=tuple(f"{d.cause} ({d.share:.0%} of the width): {d.remedy}" for d in seen.drivers),
+            one_more_day=f"One more day on these machines would narrow the cost from ±{now:.0%} to ±{later:.0%}.",
+            changes=tuple(change.sentence for change in changes),
+            warnings=self._warnings(in_budget),
+        )
+
+    def _usd_per_hour(self, option: str) -> float:
+        return next(each.usd_per_hour for each in self.options if each.name == option)
+
+    def _pool(self, name: str, count: int, assignment: Assignment) -> PoolPlan:
+        offer = self.catalogue.offer(name.removesuffix(SPOT))
+        spot = name.endswith(SPOT)
+        usd = sum(
+            n * _cost(next(need for need in self.needs if need.name == group), option, self._usd_per_hour(option))
+            for (group, option), n in assignment.counts.items()
+            if option == name
+        )
+        evaluations = sum(n for (_, option), n in assignment.counts.items() if option == name)
+        return PoolPlan(
+            machine_type=name.removesuffix(SPOT),
+            market="spot" if spot else "on_demand",
+            machines=count,
+            evaluations=evaluations,
+            hours=assignment.hours.get(name, 0.0),
+            usd=dollars(usd),
+            usd_per_hour=(offer.spot_price or Decimal(0)) if spot else offer.price,
+            usd_per_evaluation=dollars(usd / evaluations if evaluations else 0.0),
+            price_date=offer.spot_date if spot else offer.price_date,
+            price_source=(offer.spot_source or "") if spot else offer.price_source,
+            quota_pool=offer.quota_pool,
+        )
+
+    def _warnings(self, in_budget: float | None) -> tuple[str, ...]:
+        said = []
+        if in_budget is not None and in_budget < self.wishes.confidence:
+            said.append(f"The budget holds with a probability of {in_budget:.0%} only.")
+        dates = [offer.price_date for offer in self.catalogue.offers.values() if offer.price_date]
+        if dates:
+            said.append(f"Prices are those of {min(dates)}: check them before you confirm.")
+        return tuple(said)
+
+
+def _cost(need: Need, option: str, usd_per_hour: float) -> float:
+    return need.usd[option] if need.usd and option in need.usd else need.hours[option] * usd_per_hour
+
+
+def _options(name: str, offer: Offer, wishes: Wishes) -> list[Option]:
+    on_demand = Option(name, float(offer.price), offer.quota_pool, offer.cpus, offer.count, offer.boot_hours)
+    if wishes.spot is None or offer.spot_price is None:
+        return [on_demand]
+    return [on_demand, replace(on_demand, name=name + SPOT, usd_per_hour=float(offer.spot_price))]
+
+
+def _mostly(group: Group) -> str:
+    if not group.seen:
+        raise ConfigurationError(f"No {group.name} evaluation was run yet.", hint="Run `referee pilot` first.")
+    return max(group.seen, key=lambda name: int(group.seen[name].ended.sum()))
+
+
+def _all_seen(group: Group) -> Runtimes:
+    parts = list(group.seen.values())
+    return Runtimes(
+        np.concatenate([part.hours for part in parts]),
+        np.concatenate([part.ended for part in parts]),
+        max(part.limit_hours for part in parts),
+    )
+
+
+def _law(group: Group) -> tuple[str, Law]:
+    return _mostly(group), product_limit(_all_seen(group))
+
+
+def _range(interval: Interval) -> Range:
+    return Range(low=interval.low, mid=interval.mid, high=interval.high, confidence=interval.confidence)
+
+
+def _usd_range(interval: Interval) -> UsdRange:
+    return UsdRange(
+        low=dollars(max(interval.low, 0.0)),
+        mid=dollars(interval.mid),
+        high=dollars(interval.high),
+        confidence=interval.confidence,
+    )
