@@ -60,7 +60,7 @@ class Meaning:
     participant: str
 
 
-_HOST_TEXT = "Your submission was not at fault: our machine failed while it ran. It is run again."
+_HOST_TEXT = "Your submission was not at fault: our machine failed. It is run again, or the operator looks into it."
 
 MEANINGS: dict[Verdict, Meaning] = {
     Verdict.OK: Meaning(

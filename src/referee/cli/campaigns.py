@@ -20,7 +20,7 @@ from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Ledger, NodeProved, NodeReleased, queries
 from referee.sandbox import examine_host, prove_host
 from referee.units import format_duration, format_size
-from referee.verdicts import MEANINGS, Blame, Verdict
+from referee.verdicts import MEANINGS, Verdict
 from referee.workspace import Workspace
 
 
@@ -200,7 +200,7 @@ def _print_failures(ledger: Ledger, phase: str) -> None:
 
 @app.command
 def resume(*, challenge: Folder = HERE, reason: str = "") -> None:
-    """Let a stopped dispatch go on, take quarantined nodes back, and reopen what ended by the host's fault.
+    """Let a stopped dispatch go on, take quarantined nodes back, and reopen what did not end by the submission's doing.
 
     Parameters
     ----------
@@ -213,11 +213,7 @@ def resume(*, challenge: Folder = HERE, reason: str = "") -> None:
         if queries.dispatch_stopped(ledger):
             events.append(DispatchResumed(reason=reason))
         events += [NodeReleased(node=row.node, reason=reason) for row in queries.nodes(ledger) if row.quarantined]
-        reopened = [
-            row.evaluation
-            for row in queries.evaluations(ledger)
-            if row.verdict and MEANINGS[row.verdict].blame in {Blame.HOST, Blame.AMBIGUOUS}
-        ]
+        reopened = [row.evaluation for row in queries.evaluations(ledger) if row.verdict and not row.final]
         events += [EvaluationReopened(evaluation=name, reason=reason or "The host was mended.") for name in reopened]
         ledger.append(events)
         screen.say(f"{len(events) - len(reopened)} stops lifted, {len(reopened)} evaluations reopened.")

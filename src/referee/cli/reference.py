@@ -15,4 +15,3 @@ def document() -> str:
     """The reference as Markdown."""
     text = app.generate_docs(output_format="markdown", heading_level=2, usage_name="referee")
     return _HEAD + "\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n"
-
