@@ -132,6 +132,13 @@ def test_a_memory_bomb_is_told_by_the_kernel_s_counter(world: World) -> None:
     assert ran.peak_memory_bytes <= 48 * MIB
 
 
+def test_a_writable_root_counts_as_memory(world: World) -> None:
+    image = world.shell("dd if=/dev/zero of=/fill bs=1M count=200")
+    ran = world.run(image, contract=LOOSE, memory=32 * MIB, scratch=256 * MIB)
+    assert ran.oom_kills > 0
+    assert ran.peak_memory_bytes <= 32 * MIB
+
+
 LEFT = {
     "a symbolic link": ("ln -s /etc/passwd /output/submission.csv", "linked"),
     "a symbolic link to a neighbour": ("echo a > /output/x; ln -s x /output/submission.csv", "linked"),

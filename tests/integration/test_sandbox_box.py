@@ -303,6 +303,49 @@ def test_neighbours_share_no_host_uid(world: World) -> None:
     assert min(bases) >= 2**30
 
 
+def test_a_sandbox_is_confined_to_the_processors_of_its_worker(world: World) -> None:
+    def confine() -> str:
+        one = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {one})
+        return str(one)
+
+    program = "import os; os.sched_setaffinity(0, range(64)); print(*os.sched_getaffinity(0))"
+    image = world.python(program)
+    with ThreadPoolExecutor(1) as pool:  # a thread's own affinity, which its children inherit
+        one = pool.submit(confine).result()
+        ran = pool.submit(world.run, image).result()
+    assert (ran.log.strip() == one) or os.cpu_count() == 1, ran.log
+
+
+def test_a_sandbox_runs_once(world: World) -> None:
+    def before(box: Box) -> dict[str, str]:
+        box.run(io.BytesIO())
+        return {}
+
+    with pytest.raises(HostError, match="runs once"):
+        world.run(world.shell("true"), during=before)
+
+
+def test_a_late_kill_writes_to_nothing_that_was_opened_since(world: World) -> None:
+    def work() -> str:
+        folder = world.run_folder / "late"
+        folder.mkdir()
+        with Box(sandbox_policy(Contract(), LIMITS), world.shell("true"), world.data, None, folder) as box:
+            box.run(io.BytesIO())
+        pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(8)]  # the lowest free descriptors, so those of the box too
+        box.kill("too late")
+        return "".join(read_all(reader) for reader, _ in pipes)
+
+    assert enclosed(work) == ""
+
+
+def read_all(descriptor: int) -> str:
+    try:
+        return os.read(descriptor, 100).decode()
+    except BlockingIOError:
+        return ""
+
+
 def test_the_wall_time_is_scaled(world: World) -> None:
     policy = sandbox_policy(Contract(), LIMITS.model_copy(update={"wall_time": timedelta(seconds=10)}), 1.5)
     assert policy.wall_seconds == 15.0

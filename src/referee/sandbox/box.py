@@ -118,6 +118,7 @@ class Box:
         self._runtime: subprocess.Popen[bytes] | None = None
         self._ids: IdRange | None = None
         self._kill_reason: str | None = None
+        self._wake_read = self._wake_write = -1
         self._log = _Log(policy)
         self._clean = ExitStack()
 
@@ -125,8 +126,9 @@ class Box:
         with ExitStack() as undo:
             self._hold_lock(undo)
             self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            undo.callback(os.close, self._wake_read)
-            undo.callback(os.close, self._wake_write)
+            undo.callback(self._close_wake)
+            if self._kill_reason is not None:
+                self.kill(self._kill_reason)
             kernel.become_subreaper()
             undo.callback(self._close_container)
             undo.callback(self._remove_leaf)
@@ -164,8 +166,9 @@ class Box:
     def kill(self, reason: str) -> None:
         """End the sandbox now; from a signal handler or another thread. `run` then returns `ended_by="kill"`."""
         self._kill_reason = self._kill_reason or reason
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"k")
+        if self._wake_write >= 0:
+            with contextlib.suppress(BlockingIOError):  # full of such words already
+                os.write(self._wake_write, b"k")
 
     def run(self, log: BinaryIO) -> BoxOutcome:
         """Start the image's program, wait for its end, and say what happened. Keeps the log's first bytes in `log`.
@@ -175,6 +178,8 @@ class Box:
         """
         if self._process is None:
             return BoxOutcome(started=False, start_error=self._refusal, bad_image=True)
+        if self._leaf is not None:
+            raise HostError("A sandbox runs once.", hint="Open another one for another run.")
         began = time.monotonic()
         with ExitStack() as stack:
             self._start(stack, log)
@@ -207,7 +212,7 @@ class Box:
         (self._folder / LEAF_NAME).write_text(json.dumps([str(path) for path in self._leaf.folders()]))
         configuration = runtime_configuration(
             self._policy, self._process, self._ids, str(self._stage.root), self._leaf.runtime_path,
-            self._image.record.architecture, swap=self._leaf.can_limit_swap,
+            self._image.record.architecture, swap=self._leaf.can_limit_swap, processors=self._leaf.processors,
         )  # fmt: skip
         runtime = self._stage.runtime
         (runtime / "config.json").write_text(json.dumps(configuration))
@@ -320,6 +325,13 @@ class Box:
         if self._container is not None:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self._container, os.WEXITED)
+
+    def _close_wake(self) -> None:
+        # A late `kill` must not write to a descriptor that has become something else.
+        reader, writer = self._wake_read, self._wake_write
+        self._wake_read = self._wake_write = -1
+        os.close(reader)
+        os.close(writer)
 
     def _close_container(self) -> None:
         if self._container is not None:

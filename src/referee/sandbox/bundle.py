@@ -32,7 +32,15 @@ _PERIOD_US = 100_000
 
 
 def runtime_configuration(
-    policy: SandboxPolicy, process: Process, ids: IdRange, root: str, cgroup: str, architecture: str, *, swap: bool
+    policy: SandboxPolicy,
+    process: Process,
+    ids: IdRange,
+    root: str,
+    cgroup: str,
+    architecture: str,
+    *,
+    swap: bool,
+    processors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """The content of `config.json`.
 
@@ -41,6 +49,7 @@ def runtime_configuration(
         cgroup: path of the leaf as the runtime expects it.
         architecture: the image's, as OCI writes it.
         swap: whether this machine's cgroups can limit swap.
+        processors: the only ones to run on; empty for any.
     """
     mapping = [{"containerID": 0, "hostID": ids.base, "size": SIZE}]
     return {
@@ -54,7 +63,7 @@ def runtime_configuration(
             "namespaces": [{"type": name} for name in _NAMESPACES],
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "resources": _resources(policy, swap=swap),
+            "resources": _resources(policy, processors, swap=swap),
             "maskedPaths": [f"/proc/{name}" for name in _MASKED_NAMES.split()],
             "readonlyPaths": list(_READ_ONLY),
             "seccomp": filter_profile(architecture),
@@ -116,13 +125,16 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
     return {"destination": destination, "type": kind, "source": source, "options": options}
 
 
-def _resources(policy: SandboxPolicy, *, swap: bool) -> dict[str, Any]:
+def _resources(policy: SandboxPolicy, processors: tuple[int, ...], *, swap: bool) -> dict[str, Any]:
     memory: dict[str, Any] = {"limit": policy.memory_bytes}
     if swap:
         memory["swap"] = policy.memory_bytes  # memory and swap together: no swap at all
+    cpu: dict[str, Any] = {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US}
+    if processors:
+        cpu["cpus"] = ",".join(map(str, processors))
     return {
         "devices": [{"allow": False, "access": "rwm"}],
         "memory": memory,
-        "cpu": {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US},
+        "cpu": cpu,
         "pids": {"limit": policy.pids},
     }

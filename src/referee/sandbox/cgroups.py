@@ -199,6 +199,20 @@ class Leaf:
             return (memory.own / "memory.swap.max").exists() or memory.own == memory.mountpoint
         return (memory.own / "memory.memsw.limit_in_bytes").exists()
 
+    @property
+    def processors(self) -> tuple[int, ...]:
+        """The processors to confine the sandbox to: those that this process itself is confined to, if to any.
+
+        An affinity alone would not do, because a process may change its own.
+        """
+        mine = os.sched_getaffinity(0)
+        cpuset = self.host.of("cpuset")
+        if cpuset is None or len(mine) == os.cpu_count():
+            return ()
+        if cpuset.version == 2 and "cpuset" not in (cpuset.own / "cgroup.subtree_control").read_text(encoding="ascii"):
+            return ()
+        return tuple(sorted(mine))
+
     def folders(self) -> list[Path]:
         """Every folder that the leaf may have, one for each hierarchy."""
         return [hierarchy.own / self.name for hierarchy in self.host.hierarchies]
