@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from referee.engines.contract import JobState
-from referee.engines.hardware import this_machine
 from referee.engines.local import LocalEngine, end_workers
 from referee.errors import HostError
 from referee.verdicts import Verdict
@@ -79,7 +77,7 @@ def test_a_worker_that_does_not_stop_is_killed(
 def test_each_attempt_has_processors_of_its_own(world: World, engine: LocalEngine) -> None:
     image = world.image("/bin/busybox grep -i cpus_allowed_list /proc/self/status; sleep 1")
     engine.close()
-    alone = LocalEngine(world.objects, world.node, LIMITS, hardware=replace(this_machine(), gpus=()))
+    alone = LocalEngine(world.objects, world.node, LIMITS)
     specs = [world.spec(image) for _ in alone.capacity().free for _ in range(alone.capacity().free["local"])]
     jobs = alone.submit(specs)
     assert eventually(lambda: all(seen.state is JobState.ENDED for seen in alone.observe(jobs)))

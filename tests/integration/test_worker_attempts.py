@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -129,7 +130,7 @@ def test_only_the_items_asked_for_are_seen_and_wanted(world: World) -> None:
     assert (result.verdict, result.predictions_rows) == (Verdict.OK, 1)
 
 
-@pytest.mark.parametrize("program", ["/no/such/program", "/empty"])
+@pytest.mark.parametrize("program", ["/no/such/program", "/empty", "/script", "/foreign"])
 def test_an_image_that_cannot_start_is_its_own_fault_when_a_known_good_one_starts(world: World, program: str) -> None:
     result = run(world, world.spec(world.broken_image(Cmd=None, Entrypoint=[program])))
     assert result.verdict is Verdict.BAD_IMAGE, result.detail
@@ -184,9 +185,30 @@ def test_an_image_that_is_lost_is_the_host_s_fault(world: World) -> None:
 
 
 def test_a_machine_that_cannot_prove_itself_runs_nothing(world: World) -> None:
-    result = run(world, world.spec(world.image(GOOD), level="gvisor"))
+    proof = world.node / "proofs" / "runc.json"
+    facts = json.loads(proof.read_bytes())
+    facts["checks"][0]["held"] = False
+    proof.write_text(json.dumps(facts))
+    spec = world.spec(world.image(GOOD))
+    result = run(world, spec)
     assert result.verdict is Verdict.SANDBOX_FAILED
     assert blame(result.verdict) is Blame.HOST
+    assert "cannot show what the sandbox promises" in result.detail
+    assert result.log_digest is None
+
+
+def test_a_risk_that_the_operator_accepted_by_name_stops_nothing(world: World) -> None:
+    proof = world.node / "proofs" / "runc.json"
+    facts = json.loads(proof.read_bytes())
+    facts["checks"][0]["held"] = False
+    proof.write_text(json.dumps(facts))
+    result = run(world, world.spec(world.image(GOOD), accepted_risks=(facts["checks"][0]["name"],)))
+    assert result.verdict is Verdict.OK, result.detail
+
+
+def test_a_level_that_is_not_to_be_had_is_the_host_s_fault(world: World) -> None:
+    result = run(world, world.spec(world.image(GOOD), level="gvisor"))
+    assert result.verdict is Verdict.SANDBOX_FAILED
     assert "not available" in result.detail
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from referee.images.model import NoRoomError
 from referee.objects import AlreadyExistsError, ObjectStore, digest
 from referee.phases import PhaseData, PhaseFile, file_list_digest
 from referee.verdicts import Verdict
+from referee.worker import lock as lock_module
 from referee.worker import staging
 from referee.worker.claims import claim
 from referee.worker.faults import host_fault
@@ -69,14 +71,22 @@ def test_a_lock_lives_until_its_last_process_is_gone(tmp_path: Path) -> None:
     assert not is_held(tmp_path, "a")
 
 
-def test_a_lock_whose_folder_was_swept_meanwhile_is_not_mistaken_for_the_new_one(tmp_path: Path) -> None:
-    old = take_lock(tmp_path, "a")
-    (run_folder(tmp_path, "a") / "lock").unlink()
-    new = take_lock(tmp_path, "a")
+def test_a_lock_that_is_swept_while_it_is_taken_is_not_mistaken_for_a_held_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and locking it, somebody who cleared the folder may have removed its name."""
+    real, swept = fcntl.flock, []
+
+    def sweep_once(descriptor: int, how: int) -> None:
+        if not swept:
+            swept.append(True)
+            (run_folder(tmp_path, "a") / "lock").unlink()
+        real(descriptor, how)
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", sweep_once)
+    held = take_lock(tmp_path, "a")
     assert is_held(tmp_path, "a")
-    os.close(old)
-    assert is_held(tmp_path, "a")
-    os.close(new)
+    os.close(held)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".a", "a b", "x" * 300])

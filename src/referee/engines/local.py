@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class LocalEngine:
         limits: the challenge's limits, from which the room for one more attempt is reckoned.
         machine: the machine type that this machine is taken for, by name and description; what is here bounds it.
         slots: at most so many attempts side by side; by default as many as CPUs and memory allow.
-        hardware: what to give out; by default all that is here.
+        hardware: what to give out; by default all that is here but GPUs.
         cache_bytes: the most that unpacked images may take on this node.
     """
 
@@ -74,7 +74,9 @@ class LocalEngine:
         self._objects = objects
         self._node_folder = node_folder.absolute()
         self._limits = limits
-        self._hardware = hardware or this_machine()
+        # The sandbox cannot give GPUs to a container yet. Not to offer them makes a submission that wants one
+        # unroutable, which is true, instead of a fault of this host, which would be tried three times.
+        self._hardware = hardware or replace(this_machine(), gpus=())
         self._machine_name, described = machine
         self._machine = _bounded(described, self._hardware)
         self._slots = Slots(self._hardware, slots)

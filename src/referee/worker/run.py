@@ -182,10 +182,7 @@ def _run(
         seen, rows = _check(seen, left, spec, data)
         predictions = left if rows is not None and isinstance(left, bytes) else None
     measured = measurements(outcome, spec.limits, spec.wall_time_scale, preparation) if outcome.started else None
-    judgement = judge(seen)
-    if judgement.verdict is not Verdict.OK:
-        predictions, rows = None, None
-    return _Ending(judgement, outcome, measured, rows, Files(predictions, kept))
+    return _Ending(judge(seen), outcome, measured, rows, Files(predictions, kept))
 
 
 def _evidence(spec: AttemptSpec, outcome: BoxOutcome, trial: Trial, log: bytes) -> Evidence:
