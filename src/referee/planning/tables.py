@@ -1,0 +1,159 @@
+"""Tables and pictures of the planner as plain data; the command line, the report and the pages draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import numpy as np
+
+from referee.planning.assignment import NoPlanError
+from referee.planning.catalogue import Catalogue, Offer
+from referee.planning.forecast import Forecast
+from referee.planning.plan import Plan
+from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.runtime import product_limit
+from referee.units import format_duration, format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under columns; a column whose name starts with `#` holds numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def machines_table(catalogue: Catalogue) -> Table:
+    """The catalogue: what each type has, its prices, and when and where they stood so."""
+    rows = tuple(_machine_row(name, offer) for name, offer in catalogue.offers.items())
+    columns = (
+        "machine type",
+        "#vCPUs",
+        "#memory",
+        "GPUs",
+        "#$/h",
+        "#spot $/h",
+        "region",
+        "quota",
+        "price of",
+        "source",
+    )
+    return Table(f"Machine types ({catalogue.name})", columns, rows)
+
+
+def _machine_row(name: str, offer: Offer) -> tuple[str, ...]:
+    gpus = f"{offer.gpus} x {offer.gpu_model or 'GPU'}, {format_size(offer.gpu_memory or 0)}" if offer.gpus else ""
+    return (
+        name,
+        f"{offer.cpus:g}",
+        format_size(offer.memory),
+        gpus,
+        str(offer.price),
+        str(offer.spot_price) if offer.spot_price is not None else "",
+        offer.region,
+        offer.quota_pool or "",
+        str(offer.price_date or ""),
+        offer.price_source
+        + (f"; spot: {offer.spot_source}, {offer.spot_date}" if offer.spot_price is not None else ""),
+    )
+
+
+def plan_table(plan: Plan) -> Table:
+    """What to rent: machines, runtime, cost, and cost for one submission, for each machine type."""
+    rows = tuple(
+        (
+            pool.machine_type + (" (spot)" if pool.market == "spot" else ""),
+            str(pool.machines),
+            str(pool.evaluations),
+            f"{pool.hours:,.1f}",
+            f"{pool.usd_per_hour}",
+            f"{pool.usd:,.2f}",
+            f"{pool.usd_per_evaluation:,.2f}",
+        )
+        for pool in plan.pools
+    )
+    columns = ("machine type", "#machines", "#evaluations", "#hours", "#$/h", "#cost", "#for one")
+    return Table("What is still to be run", columns, rows, _plan_notes(plan))
+
+
+def _plan_notes(plan: Plan) -> tuple[str, ...]:
+    level = f"{plan.confidence:.0%}"
+    ends = [format_duration(max(hours, 0.0) * 3600) for hours in (plan.end_hours.low, plan.end_hours.high)]
+    said = [
+        f"{plan.ended} of {plan.evaluations} evaluations have ended; the forecast rests on them.",
+        f"In all it costs ${plan.cost.mid:,.2f}, between ${plan.cost.low:,.2f} and ${plan.cost.high:,.2f} ({level}).",
+        f"It ends in {ends[0]} to {ends[1]} ({level}).",
+    ]
+    if plan.probability_in_time is not None:
+        said.append(f"The deadline is met with a probability of {plan.probability_in_time:.0%}.")
+    if plan.bound_usd:
+        said.append(
+            f"No assignment of what waits costs less than ${plan.bound_usd:,.2f} ({plan.gap:.2%} below this one)."
+        )
+    if plan.price_of_confidence_usd:
+        said.append(f"The confidence costs ${plan.price_of_confidence_usd:,.2f} against a plan with even odds.")
+    return (*said, *plan.drivers, plan.one_more_day, *plan.changes, *plan.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class BurnUp:
+    """Evaluations ended over time, and the fan of how it goes on.
+
+    Attributes:
+        past: points (hours since the start, evaluations ended).
+        fan: for each level, the hours since the start at which all have ended with that probability.
+        size: evaluations in all.
+    """
+
+    past: tuple[tuple[float, int], ...]
+    fan: tuple[tuple[float, float], ...]
+    size: int
+
+
+def burn_up(ended_hours: Sequence[float], now_hours: float, seen: Forecast) -> BurnUp:
+    """The burn-up picture's data; `ended_hours` are hours since the start."""
+    past = tuple((hours, place + 1) for place, hours in enumerate(sorted(ended_hours)))
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    return BurnUp(past, tuple((level, now_hours + float(np.quantile(seen.ends, level))) for level in levels), seen.size)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePoint:
+    """What a deadline would cost; None where no plan keeps it."""
+
+    days: float
+    usd: float | None
+    machines: int | None
+
+
+def cost_against_deadline(
+    groups: Sequence[Group], catalogue: Catalogue, wishes: Wishes, days: Sequence[float], *, seed: int = 0
+) -> tuple[DeadlinePoint, ...]:
+    """The plan's cost and machines for each of these deadlines, the budget aside."""
+    points = []
+    for day in days:
+        asked = replace(wishes, deadline=timedelta(days=day), budget=None)
+        try:
+            plan = make_plan("", "", groups, catalogue, asked, seed=seed)
+        except NoPlanError:
+            points.append(DeadlinePoint(day, None, None))
+            continue
+        points.append(DeadlinePoint(day, float(plan.cost.mid), sum(pool.machines for pool in plan.pools)))
+    return tuple(points)
+
+
+def runtime_quantiles(
+    group: Group, levels: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)
+) -> dict[str, tuple[float, ...]]:
+    """Hours of an evaluation at these levels, by the machine type that it ran on, where at least two have ended."""
+    found = {}
+    for name, runtimes in group.seen.items():
+        if int(runtimes.ended.sum()) >= 2:
+            law = product_limit(runtimes)
+            places = np.minimum(np.searchsorted(np.cumsum(law.mass), np.array(levels) - 1e-12), law.hours.size - 1)
+            found[name] = tuple(float(hours) for hours in law.hours[places])
+    return found
