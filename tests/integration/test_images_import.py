@@ -122,8 +122,12 @@ def test_every_source_gives_the_same_content(
     assert not any(name.startswith("imports/") for name in _left(tmp_path))
 
 
-def test_an_oci_image_keeps_its_digest(store: ImageStore, tmp_path: Path) -> None:
-    honest = layout(tmp_path / "honest", _BASE)
+@pytest.mark.parametrize("squeezed", [True, False])
+def test_an_oci_image_keeps_its_digest(squeezed: bool, store: ImageStore, tmp_path: Path) -> None:
+    honest = tmp_path / "honest"
+    made = Layout(honest)
+    kind = LAYER_TYPE if squeezed else LAYER_TYPE.removesuffix("+gzip")
+    made.image(configuration([_BASE]), [made.put(squeeze(_BASE) if squeezed else _BASE, kind)])
     stated = json.loads((honest / "index.json").read_text())["manifests"][0]["digest"]
     assert store.import_image(str(honest)).digest == stated
 

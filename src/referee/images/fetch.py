@@ -33,6 +33,9 @@ _BLOB = re.compile(rb"blobs/sha256/[0-9a-f]{64}")
 _SQUEEZED = (b"BZh", b"\xfd7z")
 _FATAL = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 _MAX_INDEXES = 3
+# What has no digest of its own yet: its layers are compressed, to save room. Everything else keeps its digest, by which
+# its maker knows it.
+_UNNAMED = ("docker-archive:", "containers-storage:")
 _POLL_SECONDS = 0.05
 _NAME_SECONDS = 60
 
@@ -75,7 +78,8 @@ def fetch(source: ImageSource, room: Room) -> Fetched:
         HostError: skopeo is not installed.
     """
     argument = _argument(source, room)
-    _skopeo(["copy", "--quiet", argument, f"oci:{room.layout}:image"], room)
+    options = [] if argument.startswith(_UNNAMED) else ["--dest-oci-accept-uncompressed-layers"]
+    _skopeo(["copy", "--quiet", *options, argument, f"oci:{room.layout}:image"], room)
     configuration = None
     if not argument.startswith("oci:"):
         configuration = bounded(_skopeo(["inspect", "--raw", "--config", argument], room), "configuration")
