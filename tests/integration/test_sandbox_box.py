@@ -111,6 +111,38 @@ def test_the_working_folder_is_the_image_s(world: World, folder: str) -> None:
     assert ran.log.strip() == os.path.normpath(folder or "/")
 
 
+ORDINARY = """
+import asyncio, ctypes, getpass, mmap, multiprocessing, os, socket, sqlite3, subprocess, tempfile, threading
+with multiprocessing.Pool(4) as pool: assert sum(pool.map(abs, range(-100, 0))) == 5050
+semaphore = multiprocessing.Semaphore(1)
+segment = multiprocessing.shared_memory.SharedMemory(create=True, size=1 << 20); segment.unlink()
+threads = [threading.Thread(target=os.getpid) for _ in range(16)]
+[t.start() for t in threads]; [t.join() for t in threads]
+database = sqlite3.connect(tempfile.mktemp()); database.execute("create table t (x)"); database.commit()
+server = socket.create_server(("127.0.0.1", 0)); client = socket.create_connection(server.getsockname())
+assert asyncio.run(asyncio.sleep(0, 7)) == 7
+assert subprocess.run(["/bin/sh", "-c", "exit 3"]).returncode == 3
+assert len(os.sched_getaffinity(0)) >= 1 and os.cpu_count() >= 1
+assert os.path.exists("/sys/devices/system/cpu/online") and open("/proc/meminfo").read()
+assert mmap.mmap(-1, 1 << 20) and os.urandom(8) and getpass.getuser()
+assert socket.gethostbyname("localhost") == "127.0.0.1" and socket.gethostbyname(socket.gethostname())
+print("all well")
+"""
+
+
+@pytest.mark.parametrize("contract", [Contract(), IMAGE_USER], ids=["strict", "loose"])
+def test_an_ordinary_program_finds_what_it_needs(world: World, contract: Contract) -> None:
+    ran = world.run(world.python("import multiprocessing.shared_memory" + ORDINARY), contract=contract)
+    assert ran.log == "all well\n"
+
+
+def test_an_image_that_compiles_and_writes_beside_its_code_runs_under_the_presets(world: World) -> None:
+    script = "echo x > here; mkdir -p ~/.cache && echo '#!/bin/sh' > /tmp/x; chmod 755 /tmp/x; /tmp/x && echo ok"
+    (world.layer / "bin/chmod").symlink_to("busybox")
+    ran = world.run(world.shell(script, working_folder="/app"), contract=Contract(preset="kaggle"))
+    assert ran.log == "ok\n"
+
+
 def test_an_exit_status_and_a_signal_are_told_apart(world: World) -> None:
     assert (world.run(world.shell("exit 137")).outcome | {"wall_seconds": 0})["exit_status"] == 137
     crash = "import ctypes; ctypes.string_at(0)"
