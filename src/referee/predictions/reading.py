@@ -158,34 +158,32 @@ def _read_fast(content: bytes, known: _Expected, layout: PredictionFormat) -> ar
     names, numbers = split
     if b"".join(numbers).translate(None, _NUMBER_CHARACTERS) or max(map(len, numbers), default=0) > VALUE_LIMIT:
         return None
-    doubles = _doubles(numbers)
-    if doubles is None:
+    values = _values(numbers)
+    if values is None:
         return None
-    if doubles and not (layout.minimum <= min(doubles) and max(doubles) <= layout.maximum and _bounded(doubles)):
-        return None
-    return doubles if names == known.names else _in_order(names, doubles, known)
+    if values:
+        low, high = min(values), max(values)
+        if not (layout.minimum <= low and high <= layout.maximum and -math.inf < low and high < math.inf):
+            return None
+    return array("d", values) if names == known.names else _in_order(names, values, known)
 
 
-def _doubles(numbers: list[bytes]) -> array[float] | None:
+def _values(numbers: list[bytes]) -> list[float] | None:
     """The numbers, whose characters are already known to be digits, points, signs and e alone."""
     try:
         # pydantic's JSON parser rounds correctly, as `float` does, and is five times as fast; a test compares them.
-        return array("d", from_json(b"[" + b",".join(numbers) + b"]"))
-    except ValueError:
-        pass  # JSON knows neither `.5` nor `+1`
-    try:
-        return array("d", map(float, numbers))
-    except ValueError:
-        return None
+        found: list[float] = from_json(b"[" + b",".join(numbers) + b"]")
+    except ValueError:  # JSON knows neither `.5` nor `+1`
+        try:
+            return list(map(float, numbers))
+        except ValueError:
+            return None
+    return found
 
 
-def _bounded(doubles: array[float]) -> bool:
-    return -math.inf < min(doubles) and max(doubles) < math.inf
-
-
-def _in_order(names: list[bytes], doubles: array[float], known: _Expected) -> array[float] | None:
+def _in_order(names: list[bytes], values: list[float], known: _Expected) -> array[float] | None:
     # As many rows as files: if each file is found, then none is named twice and none is foreign.
-    by_name = dict(zip(names, doubles, strict=True))
+    by_name = dict(zip(names, values, strict=True))
     try:
         return array("d", map(by_name.__getitem__, known.names))
     except KeyError:
