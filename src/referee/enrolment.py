@@ -18,7 +18,8 @@ from referee.images.store import ImageStore
 from referee.ledger import Identity, Ledger, SubmissionImported, queries
 from referee.submissions import BlindKey, ManifestRow
 
-_SIDE_BY_SIDE = 4
+# Fetching and checking an image takes a processor of its own; more at once would check the same base layers twice.
+_SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True, slots=True)

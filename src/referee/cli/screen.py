@@ -14,7 +14,9 @@ from rich.text import Text
 
 from referee.errors import RefereeError
 
-out = Console(highlight=False)
+# A pipe or a file has no width of its own; tables in it should not be folded to that of an old terminal.
+_WIDTH = None if sys.stdout.isatty() else 140
+out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

@@ -102,8 +102,12 @@ def _print(results: list[Enrolled]) -> None:
     for result in imported:
         if result.same_image_as:
             screen.say(f"{result.submission} is the very same image as {result.same_image_as}.")
+    noticed: dict[str, list[str]] = {}
+    for result in imported:
         for finding in result.findings:
-            screen.say(f"{result.submission}: {finding}")
+            noticed.setdefault(finding, []).append(result.submission)
+    for finding, those in noticed.items():
+        screen.say(f"{', '.join(those[:3])}{f' and {len(those) - 3} more' if len(those) > 3 else ''}: {finding}")
     for result in results:
         if result.error:
             screen.print_error(result.error, prefix=f"{result.submission} (row {result.row.row})")
