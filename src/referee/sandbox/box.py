@@ -28,7 +28,7 @@ from referee.sandbox.bundle import runtime_configuration
 from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.identities import IdRange, claim_ids
 from referee.sandbox.policy import SandboxPolicy
-from referee.sandbox.rootfs import DEFAULT_PATH, BadImageError, Process
+from referee.sandbox.rootfs import DEFAULT_PATH, BadImageError, Process, make_folder
 from referee.sandbox.stage import RUN_FOLDER, Stage
 
 Ending = Literal["itself", "wall_time", "log_limit", "kill"]
@@ -132,6 +132,7 @@ class Box:
             kernel.become_subreaper()
             undo.callback(self._close_container)
             undo.callback(self._remove_leaf)
+            make_folder(RUN_FOLDER, 0o711)  # the first sandbox of this boot finds nothing
             self._ids = undo.enter_context(claim_ids(RUN_FOLDER / "ids"))
             self._stage = Stage(self._policy, self._ids)
             self._stage.mount()

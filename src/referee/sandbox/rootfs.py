@@ -243,9 +243,11 @@ def _check_program(arguments: Sequence[str], folder: str, search: str, architect
 
 def make_folder(path: Path, mode: int) -> None:
     """Make a folder with exactly `mode`, whatever this process's umask is; one that exists is left as it is."""
-    if not path.is_dir():
+    try:
         path.mkdir()
-        path.chmod(mode)
+    except FileExistsError:
+        return
+    path.chmod(mode)
 
 
 def build_skeleton(skeleton: Path, view: ImageView, folders: Sequence[str], base: int) -> None:
