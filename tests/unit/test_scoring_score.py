@@ -17,7 +17,10 @@ from referee.challenge import MetricChoice, PredictionFormat
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger.queries import EvaluationRow, ScoreRow
 from referee.objects import ObjectStore, digest
-from referee.scoring.score import Scoring, ScoringError, ScoringLimits, score_evaluations
+from referee.scoring.analysis import analyse_phase
+from referee.scoring.score import Scoring, score_evaluations
+from referee.scoring.scorer import ScoringError, ScoringLimits
+from referee.scoring.standings import UncertaintyChoice
 from referee.verdicts import Verdict
 
 NAMES = tuple(f"video-{number}.mp4" for number in range(60))
@@ -228,3 +231,31 @@ def test_the_controllers_environment_does_not_reach_the_process(phase: Phase, mo
     phase.add("s-a", [0.5] * 60)
     assert len(phase.score().events) == 1
     assert os.environ["PYTHONPATH"]
+
+
+def test_the_board_is_analysed_in_the_same_confined_process(phase: Phase) -> None:
+    rng = np.random.default_rng(0)
+    for place in range(5):
+        phase.add(f"s-{place}", np.clip(phase.labels * 0.5 + 0.5 * rng.random(60), 0, 1).tolist())
+    phase.add("s-9", [0.5] * 60)
+    phase.rows[-1] = replace(phase.rows[-1], predictions_digest="sha256:" + "1" * 64)
+    analysis, refused = analyse_phase(
+        "private_test",
+        evaluations=phase.rows,
+        attempts=[attempt(row) for row in phase.rows],
+        store=phase.store,
+        names=NAMES,
+        labels=phase.label_file,
+        labels_digest=digest(phase.label_file.read_bytes()),
+        metadata=None,
+        metric=MetricChoice(epsilon=1e-7),
+        layout=PredictionFormat(),
+        uncertainty=UncertaintyChoice(replicates=200),
+        limit_bytes=2**20,
+    )
+    assert [one.evaluation for one in refused] == ["s-9.private_test"]
+    assert analysis.standings is not None
+    by_name = {one.entry: one.score for one in analysis.standings.entries}
+    scored = {event.evaluation.split(".")[0]: float(event.scores["log_loss"]) for event in phase.score().events}
+    assert by_name == scored
+    assert analysis.boundaries[0].winner == analysis.standings.entries[0].entry

@@ -1,4 +1,4 @@
-"""The scoring process: `python -m referee.scoring.process`, started by `referee.scoring.score` alone.
+"""The scoring process: `python -m referee.scoring.process`, started by `referee.scoring.scorer` alone.
 
 It reads frames from its standard input (lengths of head and body as two big-endian 32-bit numbers, a JSON head, a
 body): first the order, then one frame for each prediction file. After the last it answers with one JSON document.
@@ -10,7 +10,7 @@ import json
 import resource
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,6 @@ from referee.challenge import MetricChoice, PredictionFormat
 from referee.errors import CheckFailedError, ConfigurationError, HostError
 from referee.sandbox import kernel
 
-_BATCH_VALUES = 2**22  # 32 MiB of float64 wait for the metrics at a time
 _FRAME = struct.Struct(">II")
 
 
@@ -59,9 +58,9 @@ def _answer(order: dict[str, Any], source: IO[bytes]) -> dict[str, Any]:
     # Imported under the limits: packages that bring metrics of their own are loaded here.
     import numpy as np  # noqa: PLC0415
 
-    from referee.predictions import PredictionError, read_labels, read_predictions  # noqa: PLC0415
-    from referee.scoring.leaderboard import constant_half  # noqa: PLC0415
+    from referee.predictions import read_labels  # noqa: PLC0415
     from referee.scoring.metric import chosen_metrics  # noqa: PLC0415
+    from referee.scoring.tasks import TASKS, Given  # noqa: PLC0415
 
     layout = PredictionFormat.model_validate(order["layout"])
     labels = read_labels(Path(order["labels"]), layout, expected=order["names"])
@@ -70,44 +69,39 @@ def _answer(order: dict[str, Any], source: IO[bytes]) -> dict[str, Any]:
             f"The label file {order['labels']} is not the one that the ledger holds ({order['labels_digest']}).",
             hint="Put the recorded labels back; changed labels are a matter for a rejudging, not for a silent score.",
         )
-    metrics = chosen_metrics(MetricChoice.model_validate(order["choice"]))
-    scores: dict[str, dict[str, str]] = {}
     refused: dict[str, str] = {}
-    batch: dict[str, Any] = {}
+    given = Given(
+        order=order,
+        metrics=chosen_metrics(MetricChoice.model_validate(order["choice"])),
+        names=labels.names,
+        labels=labels.values,
+        predictions=_accepted(_frames(source), labels.names, layout, order["limit_bytes"], refused),
+        refused=refused,
+    )
+    answer = TASKS[order["task"]](given)
+    return answer | {"refused": refused, "version": f"referee {__version__}, numpy {np.__version__}"}
 
-    def score_batch() -> None:
-        if not batch:
-            return
-        board = np.stack(list(batch.values()))
-        columns = {metric.name: metric.score(labels.values, board) for metric in metrics}
-        for place, evaluation in enumerate(batch):
-            found = {name: float(values[place]) for name, values in columns.items()}
-            # An undefined score is no score: the ledger holds finite numbers, as the text that reads back the same.
-            scores[evaluation] = {name: repr(value) for name, value in found.items() if np.isfinite(value)}
-            if not scores[evaluation]:
-                refused[evaluation] = "No metric of the challenge is defined for these predictions."
-        batch.clear()
 
-    for head, data in _frames(source):
+def _accepted(
+    frames: Iterator[tuple[dict[str, Any], bytes]],
+    names: Sequence[str],
+    layout: PredictionFormat,
+    limit_bytes: int,
+    refused: dict[str, str],
+) -> Iterator[tuple[str, Any]]:
+    """Each evaluation with its predictions, read strictly once more; the others go to `refused`."""
+    from referee.predictions import PredictionError, read_predictions  # noqa: PLC0415 - as above
+
+    for head, data in frames:
         try:
-            predictions = read_predictions(data, labels.names, layout, limit_bytes=order["limit_bytes"])
+            predictions = read_predictions(data, names, layout, limit_bytes=limit_bytes)
         except PredictionError as error:
             refused[head["evaluation"]] = f"The stored predictions are not valid any more: {error.message}"
             continue
         if predictions.digest != head["digest"]:
             refused[head["evaluation"]] = "The stored predictions are not those that the ledger holds."
             continue
-        batch[head["evaluation"]] = predictions.values
-        if len(batch) * len(labels.names) >= _BATCH_VALUES:
-            score_batch()
-    score_batch()
-    reference = constant_half(metrics[0], labels.values)
-    return {
-        "scores": scores,
-        "refused": refused,
-        "reference": None if reference is None else repr(reference),
-        "version": f"referee {__version__}, numpy {np.__version__}",
-    }
+        yield head["evaluation"], predictions.values
 
 
 def _frame(source: IO[bytes]) -> tuple[dict[str, Any], bytes]:
