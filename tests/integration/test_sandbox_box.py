@@ -20,7 +20,8 @@ import pytest
 
 from referee.challenge import Contract
 from referee.errors import HostError, UnsafeHostError
-from referee.sandbox import Box, enclosed, sandbox_policy, sweep
+from referee.images.model import UnpackedImage
+from referee.sandbox import Box, enclosed, mounts, sandbox_policy, sweep
 from sandbox_world import LIMITS, MIB, World, cgroup_of, traces
 
 pytestmark = pytest.mark.containers
@@ -141,6 +142,31 @@ def test_an_image_that_compiles_and_writes_beside_its_code_runs_under_the_preset
     (world.layer / "bin/chmod").symlink_to("busybox")
     ran = world.run(world.shell(script, working_folder="/app"), contract=Contract(preset="kaggle"))
     assert ran.log == "ok\n"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_where_owners_cannot_be_mapped_only_what_all_may_read_is_run(world: World, mode: int) -> None:
+    """An overlay cannot be id-mapped: so it is in a worker that is itself in a container."""
+    for path in world.data.rglob("*.mp4"):
+        path.chmod(mode)
+    policy = sandbox_policy(Contract(), LIMITS)
+
+    def work() -> str:
+        parts = {name: world.folder / f"over-{name}" for name in ("layer", "phase", "run", "nothing")}
+        for part in parts.values():
+            part.mkdir()
+        mounts.overlay(parts["layer"], [world.layer, parts["nothing"]])
+        mounts.overlay(parts["phase"], [world.data, parts["nothing"]])
+        image = UnpackedImage(world.shell("cat /data/a.mp4").record, (parts["layer"],))
+        log = io.BytesIO()
+        try:
+            with Box(policy, image, parts["phase"], None, parts["run"]) as box:
+                box.run(log)
+        except HostError as error:
+            return error.hint
+        return log.getvalue().decode()
+
+    assert ("a.mp4" if mode == 0o644 else "chmod -R o+rX") in enclosed(work)
 
 
 def test_an_exit_status_and_a_signal_are_told_apart(world: World) -> None:

@@ -127,6 +127,16 @@ class Stage:
                 raise
             mounts.bind(source, target, mounts.SAFE | kernel.RDONLY)
 
+    def _check_readable(self) -> None:
+        """Where owners cannot be mapped, a file that others may not read would look like the submission's fault."""
+        for path in (STAGE / "data", *(STAGE / "data").rglob("*")):
+            mode = path.lstat().st_mode
+            if not mode & stat.S_IROTH or (stat.S_ISDIR(mode) and not mode & stat.S_IXOTH):
+                raise HostError(
+                    f"The phase's file {path.name!r} cannot be read by a sandbox on this machine.",
+                    hint="Give everybody the right to read the phase's data (chmod -R o+rX).",
+                )
+
     def _root_overlay(self, count: int) -> None:
         lower = [STAGE / "skeleton", *self._layer_places(count)]
         if not self._policy.root_writable:
@@ -162,6 +172,8 @@ class Stage:
         # Whoever owns the data on disk appears as the sandbox's user, so that files with mode 0600 can be read.
         with user_namespace([(data.stat().st_uid, user, 1)]) as owners:
             self._show(data, STAGE / "data", owners)
+        if (STAGE / "data").stat().st_uid != user:
+            self._check_readable()
         os.chown(STAGE / "hidden", user, user)
         if items is not None:
             hide_all_but(STAGE / "hidden", STAGE / "data", items)
