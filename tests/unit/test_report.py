@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scoring_rows import WHEN, attempt, evaluation, score
 
@@ -16,8 +17,10 @@ from referee.challenge import Challenge, Limits, MachineType, Phase
 from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.report import ReportData, pictures, render_report, report_data
 from referee.report.bill import bill
+from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
 from referee.scoring.leaderboard import constant_half, leaderboard, unblinded
 from referee.scoring.metric import find_metric
+from referee.scoring.standings import UncertaintyChoice
 from referee.verdicts import Blame, Verdict
 
 METRICS = [find_metric("log_loss"), find_metric("roc_auc")]
@@ -114,6 +117,67 @@ def test_the_page_tells_ranks_scores_failures_and_the_bill() -> None:
     assert "shared_host" in text
     assert "public_test" in text
     assert "1 attempts ended without a known duration" in text
+
+
+def analysed() -> ReportData:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(100) % 2).astype(float)
+    predictions = np.clip(labels * 0.5 + 0.5 * rng.random((6, 100)), 0, 1)
+    predictions[4] = predictions[2]
+    facts = {
+        f"s-{place}.private_test": SuspectFacts(
+            submission=f"s-{place}", team=f"t-{place}", image=f"i-{place}", predictions_digest=f"p-{max(place, 4)}"
+        )
+        for place in range(6)
+    }
+    order = AnalysisOrder(choice=UncertaintyChoice(replicates=200, prize_places=(1, 2)), results=facts)
+    names = [f"secret-{place}.mp4" for place in range(100)]
+    analysis = analyse(order, METRICS[0], names, labels, list(facts), predictions)
+    groups = tuple(
+        Group(column="kind", value=value, items=50, scores={f"s-{place}": 0.5 + place for place in range(6)})
+        for value in ("swap", "organic")
+    )
+    return replace(example(), analysis=analysis.model_copy(update={"groups": groups}))
+
+
+def test_the_page_tells_what_the_scores_are_worth() -> None:
+    data = analysed()
+    assert data.analysis is not None
+    assert data.analysis.standings is not None
+    html = render_report(data)
+    text = Page(html).text
+    for one in data.analysis.standings.entries:
+        assert f"{one.score_low:.5f} to {one.score_high:.5f}" in text
+        assert f"{one.rank_low} to {one.rank_high}" in text
+    assert "Items were drawn singly" in text
+    assert text.count("Between place") == 2
+    assert "identical predictions" in text
+    assert "organic 50 files" in text
+    assert html.count("<svg") == 6
+
+
+def test_no_page_names_a_private_file() -> None:
+    data = analysed()
+    assert data.analysis is not None
+    decisive = tuple(f"secret-{place}.mp4" for place in range(3))
+    boundary = data.analysis.boundaries[0].model_copy(update={"by_relabelling": decisive, "by_removal": decisive[:1]})
+    html = render_report(replace(data, analysis=data.analysis.model_copy(update={"boundaries": (boundary,)})))
+    assert "secret" not in html
+    assert "3 single files would change who stands before this boundary" in html
+    assert "and 1 single file if left out" in html
+
+
+def test_the_shake_up_is_told_among_those_on_both_boards() -> None:
+    rows = [evaluation("s-a"), evaluation("s-b")]
+    beside = [evaluation(name, phase="public_test") for name in ("s-a", "s-b", "s-gone")]
+    theirs = [score(n, v, phase="public_test") for n, v in (("s-a", 0.3), ("s-b", 0.2), ("s-gone", 0.1))]
+    public = leaderboard("public_test", METRICS, beside, theirs)
+    board = leaderboard("private_test", METRICS, rows, [score("s-a", 0.4), score("s-b", 0.5)], public=public)
+    data = report_data(challenge(), board, evaluations=rows, attempts=[], as_of=WHEN, public=public)
+    text = Page(render_report(data)).text
+    assert "s-a t-a 0.40000 0.30000 3 ▲ 1" in text
+    assert "s-b t-b 0.50000 0.20000 2 ▼ 1" in text
+    assert "The median move is 1 place. Rank correlation: Spearman -1.000, Kendall -1.000." in text
 
 
 def test_the_constant_half_stands_between_the_rows_it_separates() -> None:

@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from referee.challenge import Challenge
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.report.bill import Bill, bill
+from referee.scoring.analysis import Analysis
 from referee.scoring.leaderboard import Leaderboard
+from referee.scoring.shakeup import ShakeUp, shake_up
 from referee.verdicts import MEANINGS, Blame, Verdict
 
 
@@ -61,6 +63,8 @@ class ReportData:
         memory_limit_bytes: the challenge's limit of memory.
         facts: further lines of small print, as (what, value).
         accepted_risks: what the operator accepted, by name.
+        shake_up: how the public board foretold this one; None if there is no public board.
+        analysis: what the scores are worth; None if it was not asked for. Names of items in it are not told.
     """
 
     title: str
@@ -78,6 +82,8 @@ class ReportData:
     memory_limit_bytes: int
     facts: tuple[tuple[str, str], ...] = ()
     accepted_risks: tuple[str, ...] = ()
+    shake_up: ShakeUp | None = None
+    analysis: Analysis | None = None
 
 
 def report_data(
@@ -89,6 +95,8 @@ def report_data(
     as_of: datetime,
     facts: Sequence[tuple[str, str]] = (),
     accepted_risks: Sequence[str] = (),
+    public: Leaderboard | None = None,
+    analysis: Analysis | None = None,
 ) -> ReportData:
     """What there is to say about `board.phase`.
 
@@ -100,6 +108,8 @@ def report_data(
         as_of: time of the last recorded event.
         facts: further lines of small print (digests, versions), as (what, value).
         accepted_risks: names of the risks that the operator accepted.
+        public: the board of the public phase that stands beside; the shake-up is told from it.
+        analysis: what the scores are worth (`scoring.analysis.analyse_phase`).
     """
     mine = [row for row in evaluations if row.phase == board.phase]
     names = {row.evaluation for row in mine}
@@ -120,6 +130,8 @@ def report_data(
         memory_limit_bytes=challenge.limits.memory,
         facts=tuple(facts),
         accepted_risks=tuple(accepted_risks),
+        shake_up=shake_up(public, board) if public else None,
+        analysis=analysis,
     )
 
 

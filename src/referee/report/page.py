@@ -24,6 +24,10 @@ _BLAME_WORDS = {
 }
 
 
+_STANDINGS = 40  # more than this many lines are not read; the JSON holds all of them
+_GROUPED = 10
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """A line of the board's table: a row, or the constant-0.5 line at its place among them."""
@@ -37,9 +41,11 @@ def render_report(data: ReportData) -> str:
     """The report as one HTML document. The same data gives the same bytes."""
     from referee.report import pictures  # noqa: PLC0415 - a second that only a report pays
 
+    standings = data.analysis.standings if data.analysis else None
     drawn = {
         "scores": pictures.score_distribution(data.board),
         "shake_up": pictures.shake_up(data.board),
+        "certainty": pictures.certainty(standings) if standings else None,
         "failures": pictures.failures(data.failures),
         "runtimes": pictures.runtimes(data.runs, data.wall_limit.total_seconds()) if data.runs else None,
         "memory": pictures.memory(data.runs, data.memory_limit_bytes) if data.runs else None,
@@ -51,6 +57,9 @@ def render_report(data: ReportData) -> str:
             data=data,
             board=data.board,
             lines=_lines(data.board),
+            moves={move.submission: move.moved for move in data.shake_up.moves} if data.shake_up else {},
+            shown_standings=_STANDINGS,
+            grouped=_grouped(data),
             named=any(row.name for row in data.board.rows),
             # SVG is drawn from numbers and our own words alone; nothing of a submission's text is in it.
             pictures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
@@ -80,6 +89,7 @@ def _environment() -> Environment:
         "hours": lambda value: f"{value:,.2f}" if value < 10 else f"{value:,.0f}",
         "spoken": lambda name: str(name).replace("_", " "),
         "change": _change,
+        "count_of": lambda found, noun: f"{len(found):,} {noun}{'' if len(found) == 1 else 's'}",
     }
     return environment
 
@@ -117,9 +127,27 @@ def _usd(value: Decimal | None) -> str:
     return "no price" if value is None else f"${value:,.2f}"
 
 
-def _change(row: Row) -> str:
+def _change(moved: int | None) -> str:
     """How a submission moved from the public to the private board, for a narrow column."""
-    if row.public_rank is None or row.public_rank == row.rank:
-        return "" if row.public_rank is None else "="
-    moved = row.public_rank - row.rank
-    return f"▲ {moved}" if moved > 0 else f"▼ {-moved}"
+    if moved is None:
+        return ""
+    return f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved < 0 else "="
+
+
+def _grouped(data: ReportData) -> list[dict[str, Any]]:
+    """For each metadata column its groups, and the scores on them of the best entries."""
+    if data.analysis is None:
+        return []
+    best = [row.submission for row in data.board.rows[:_GROUPED]]
+    columns = dict.fromkeys(group.column for group in data.analysis.groups)
+    return [
+        {
+            "column": column,
+            "groups": [group for group in data.analysis.groups if group.column == column],
+            "rows": [
+                (name, [group.scores.get(name) for group in data.analysis.groups if group.column == column])
+                for name in best
+            ],
+        }
+        for column in columns
+    ]

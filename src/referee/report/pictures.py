@@ -17,6 +17,7 @@ import vl_convert
 
 from referee.report.data import Failure, Run
 from referee.scoring.leaderboard import Leaderboard
+from referee.scoring.standings import Standings
 from referee.verdicts import Blame, Verdict, blame
 
 WIDTH = 780
@@ -35,6 +36,7 @@ _VARIABLES = {
     **{colour: f"--{whose.value}" for whose, colour in _BY_BLAME.items()},
 }
 _BINS = 30
+_STANDINGS = 40
 
 
 def score_distribution(board: Leaderboard) -> str | None:
@@ -80,7 +82,7 @@ def shake_up(board: Leaderboard) -> str | None:
     values = [value for point in points for value in point.values() if value is not None]
     low, high = min(values), max(values)
     if reference is not None and not board.greater_is_better and high > 4 * reference:
-        high = max(2 * reference, sorted(values)[len(values) * 9 // 10])
+        high = max(2 * reference, sorted(values)[len(values) * 3 // 4])
     margin = 0.05 * ((high - low) or 1.0)
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False, clamp=True, zero=False)
     diagonal = [{"public": low - margin, "private": low - margin}, {"public": high + margin, "private": high + margin}]
@@ -93,6 +95,33 @@ def shake_up(board: Leaderboard) -> str | None:
         .encode(x=x, y=y),
     )
     return drawing.svg(chart.properties(width=380, height=380))
+
+
+def certainty(found: Standings) -> str | None:
+    """Scores with their intervals, best first, coloured by turns of the tie groups; None if nobody is ranked."""
+    shown = found.entries[:_STANDINGS]
+    if not shown:
+        return None
+    drawing = _Drawing("certainty")
+    rows = [
+        {"entry": s.entry, "score": s.score, "low": s.score_low, "high": s.score_high, "turn": str(s.tie_group % 2)}
+        for s in shown
+    ]
+    middle = sorted(s.score_high for s in shown)[len(shown) // 2]
+    low, high = min(s.score_low for s in shown), max(s.score_high for s in shown)
+    # One hopeless entry would press all others into a line.
+    high = min(high, middle + 4 * (middle - low)) if found.entries[0].score <= found.entries[-1].score else high
+    scale = alt.Scale(domain=[low, high], nice=True, clamp=True, zero=False)
+    turns = alt.Scale(domain=["1", "0"], range=[_BY_BLAME[Blame.NONE], _BY_BLAME[Blame.HOST]])
+    base = drawing.chart(rows).encode(
+        y=alt.Y("entry:N", sort=None, title=None), color=alt.Color("turn:N", scale=turns, legend=None)
+    )
+    title = f"{found.metric}, {found.level:.0%} intervals"
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"),
+        base.mark_circle(size=50, opacity=1).encode(x=alt.X("score:Q", title=title, scale=scale)),
+    )
+    return drawing.svg(chart.properties(width=WIDTH - 120, height=alt.Step(18)))
 
 
 def runtimes(runs: Sequence[Run], limit_seconds: float) -> str | None:
