@@ -8,6 +8,7 @@ Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -149,6 +150,15 @@ def give_controllers(host: CgroupHost) -> CgroupHost:
         "Other processes keep entering the worker's cgroup, so that limits cannot be set below it.",
         hint="Start Referee in a cgroup of its own, such as `systemd-run --scope -p Delegate=yes referee run`.",
     )
+
+
+def make_room() -> None:
+    """`give_controllers` for a process that is about to make a pid namespace: from within, others cannot be moved.
+
+    Where it fails, the sandbox that is opened within says why.
+    """
+    with contextlib.suppress(UnsafeHostError, OSError):
+        give_controllers(locate())
 
 
 def _pass_on(parent: Path) -> bool:

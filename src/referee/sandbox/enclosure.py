@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from referee.errors import HostError
-from referee.sandbox import kernel
+from referee.sandbox import cgroups, kernel
 
 
 def enter_mount_namespace() -> None:
@@ -51,6 +51,7 @@ def _outer(work: Callable[[], Any], writer: int) -> None:
     try:
         # Die with the caller: the kernel then ends the inner process as its pid namespace's reaper.
         kernel.die_with_parent()
+        cgroups.make_room()
         kernel.unshare(kernel.NEW_PIDS)
         inner = os.fork()
         if inner == 0:

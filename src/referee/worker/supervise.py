@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from referee.sandbox import enter_mount_namespace, kernel
+from referee.sandbox import cgroups, enter_mount_namespace, kernel
 
 _BROKEN = 70  # sysexits.h, EX_SOFTWARE: the worker itself failed
 
@@ -46,6 +46,7 @@ def supervise(body: Callable[[], int], after: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, hand_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     alive, alive_for_outer = os.pipe()
+    cgroups.make_room()
     kernel.unshare(kernel.NEW_PIDS)
     inner = os.fork()
     if inner == 0:
