@@ -29,6 +29,11 @@ def test_an_interval_of_a_symmetric_sample_is_the_t_interval_of_a_finite_populat
     assert (found.low, found.mid, found.high) == pytest.approx((1000 - half, 1000, 1000 + half))
 
 
+def test_hours_are_positive_however_little_is_known() -> None:
+    law = total_law([Part(100, 1.0, 5.0, 9.0, 27.0, 100.0)])
+    assert 0 < float(law.quantile(0.001)) < float(law.quantile(0.05)) < 500 < float(law.quantile(0.95))
+
+
 def test_of_a_stratum_that_has_ended_nothing_is_left_to_be_guessed() -> None:
     hours = lengths(np.random.default_rng(1), 50)
     seen = forecast([Stratum("gpu", 50, "t4", 0.5, ended(hours))], {"t4": 3}, confidence=0.9)

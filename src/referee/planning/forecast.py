@@ -20,6 +20,8 @@ from referee.planning.simulation import list_schedule
 
 Floats = NDArray[np.float64]
 _REPLICATES = 1000
+# So few that wait are put on the machines one by one.
+_FEW = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,8 @@ def forecast(
     ends = np.array([_pool_ends(pool, count, strata, laws, rng, replicates) for pool, count in machines.items()])
     tail = (1.0 - confidence) / 2
     ends = _latest(ends)
-    low, mid, high = (float(x) for x in np.quantile(ends, [tail, 0.5, 1.0 - tail]))
+    # Weibull's plotting positions: between them lies exactly the share of further draws that was asked for.
+    low, mid, high = (float(x) for x in np.quantile(ends, [tail, 0.5, 1.0 - tail], method="weibull"))
     return Forecast(
         hours=hours.interval(confidence),
         cost=cost.interval(confidence),
@@ -187,7 +190,7 @@ def _latest(ends: Floats) -> Floats:
     """
     medians = np.median(ends, axis=1)
     bootstrap = 2 * medians.max() - (2 * medians[:, None] - ends).max(axis=0)
-    return np.asarray(0.875 * np.sort(bootstrap) + 0.125 * np.sort(ends, axis=1).max(axis=0))
+    return np.asarray(15 / 16 * np.sort(bootstrap) + 1 / 16 * np.sort(ends, axis=1).max(axis=0))
 
 
 def _pool_ends(
@@ -196,7 +199,7 @@ def _pool_ends(
     mine = [(s, law) for s, law in zip(strata, laws, strict=True) if s.pool == pool]
     if not mine:
         return np.zeros(replicates)
-    if sum(s.waiting for s, _ in mine) < 3 * count:
+    if sum(s.waiting for s, _ in mine) < max(3 * count, _FEW):
         running = [law.draw_remaining(rng, s.ages, replicates) * s.speed for s, law in mine if s.ages.size]
         return _ends_of_few(count, mine, running, rng, replicates)
     to_come = np.zeros(replicates)
@@ -221,15 +224,24 @@ def _ends_of_few(
     free = np.zeros((replicates, count))
     taken = min(busy.shape[1], count)
     free[:, :taken] = np.sort(busy, axis=1)[:, ::-1][:, :taken]
-    waits = [law.draw(rng, (replicates, s.waiting)) * s.speed + s.overhead_hours for s, law in mine]
+    waits = [_waiting_hours(s, law, rng, replicates) for s, law in mine if s.waiting]
+    waits.append(np.zeros((replicates, 0)))
     queue = rng.permuted(np.concatenate(waits, axis=1), axis=1)
     return np.asarray(list_schedule(queue, free).max(axis=1))
+
+
+def _waiting_hours(stratum: Stratum, law: Law, rng: np.random.Generator, replicates: int) -> Floats:
+    """Hours of those that wait, shape (replicates, waiting), with as much spread in their sum as is not known of it."""
+    drawn = law.draw(rng, (replicates, stratum.waiting)) * stratum.speed + stratum.overhead_hours
+    part = replace(_part(stratum, law, 1.0), size=stratum.waiting, borrowed=True)
+    total = total_law([part]).draw(rng, replicates)
+    return np.asarray(drawn * (total / np.maximum(drawn.sum(axis=1), 1e-12))[:, None])
 
 
 def _drivers(strata: Sequence[Stratum], laws: Sequence[Law]) -> tuple[Driver, ...]:
     found = []
     for stratum, law in zip(strata, laws, strict=True):
-        variance = _part(stratum, law, stratum.usd_per_hour).total_variance
+        variance = _part(stratum, law, _worth(stratum, strata)).total_variance
         ratio = (law.mean * stratum.speed_error) ** 2
         sampling = law.mean_variance * stratum.speed**2
         of_speed = variance * ratio / (ratio + sampling) if ratio else 0.0
@@ -246,13 +258,15 @@ def _drivers(strata: Sequence[Stratum], laws: Sequence[Law]) -> tuple[Driver, ..
 def half_width_after(strata: Sequence[Stratum], machines: Mapping[str, int], more_hours: float) -> tuple[float, float]:
     """The cost interval's relative half-width (90%) now, and after `more_hours` more of pilot on these machines.
 
+    Where nothing costs anything, it is that of the hours.
+
     Raises:
         ConfigurationError: if a stratum has fewer than two ended evaluations.
     """
     now, later = [], []
     for stratum in strata:
         law = product_limit(stratum.seen)
-        part = _part(stratum, law, stratum.usd_per_hour)
+        part = _part(stratum, law, _worth(stratum, strata))
         now.append(part)
         sharing = sum(s.size for s in strata if s.pool == stratum.pool)
         more = machines[stratum.pool] * more_hours / max(part.mean, 1e-9) * stratum.size / sharing
@@ -261,3 +275,8 @@ def half_width_after(strata: Sequence[Stratum], machines: Mapping[str, int], mor
     laws = total_law(now), total_law(later)
     first, second = (law.interval(0.9).half_width / law.estimate if law.estimate else 0.0 for law in laws)
     return first, second
+
+
+def _worth(stratum: Stratum, strata: Sequence[Stratum]) -> float:
+    """What an hour counts for in comparing strata: its price, or one where nothing has a price."""
+    return stratum.usd_per_hour if any(s.usd_per_hour for s in strata) else 1.0

@@ -112,7 +112,10 @@ class TotalLaw:
             error = student - self.shift
         else:
             error = (np.cbrt(1.0 + 3.0 * curve * (student - self.shift)) - 1.0) / curve
-        return np.asarray(self.estimate - self.standard_error * error)
+        total = self.estimate - self.standard_error * error
+        # A total of hours is positive: far below the estimate, the law runs out towards zero instead of through it.
+        half = max(self.estimate / 2, 1e-300)
+        return np.asarray(np.where(total < half, half * np.exp(np.minimum(total / half - 1.0, 0.0)), total))
 
     def interval(self, confidence: float) -> Interval:
         """The two-sided interval with equal tails."""

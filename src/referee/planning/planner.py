@@ -260,7 +260,7 @@ class _Planner:
             gap=assignment.gap,
             price_of_confidence_usd=dollars(max(assignment.usd - even_usd, 0.0)),
             drivers=tuple(f"{d.cause} ({d.share:.0%} of the width): {d.remedy}" for d in seen.drivers),
-            one_more_day=f"One more day on these machines would narrow the cost from ±{now:.0%} to ±{later:.0%}.",
+            one_more_day=f"One more day on these machines would narrow the forecast from ±{now:.0%} to ±{later:.0%}.",
             changes=tuple(change.sentence for change in changes),
             warnings=self._warnings(in_budget),
         )
