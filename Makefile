@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXAMPLE := examples/deepfake
 
-.PHONY: help demo test lint unit clean docs bench-local
+.PHONY: help demo test lint unit clean docs bench-local bench-scores bench-coverage
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -43,6 +43,12 @@ docs: $(INSTALLED)  ## print docs/verdicts.md and docs/cli.md again from the cod
 
 bench-local: $(INSTALLED)  ## 200 trivial containers through Referee against bare podman
 	$(BIN)/python benchmarks/bench_local.py
+
+bench-scores: $(INSTALLED)  ## Read, score and resample 4,200 submissions x 10,000 items
+	$(BIN)/python benchmarks/bench_scores.py
+
+bench-coverage: $(INSTALLED)  ## How often intervals and rank sets hold the truth, on 2,000 boards of each shape
+	$(BIN)/python benchmarks/bench_coverage.py
 
 clean:  ## remove what make made
 	rm -rf .venv .cache demo
