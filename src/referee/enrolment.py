@@ -1,7 +1,8 @@
 """Enrolment: a manifest's submissions become images in the store, pinned by digest, and blind ids in the ledger.
 
-Each is recorded as soon as its image is in, so an interrupted enrolment goes on where it stopped. An image that cannot
-be imported holds up nobody else: it is reported with its reason, and enrolled by the next import once it is mended.
+Each is recorded as soon as its image is in, so an interrupted enrolment goes on where it stopped. An image that is
+refused holds up nobody else: the refusal is recorded with its reason and stands on the board, and the next import
+lifts it once the image is mended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from referee.errors import ImageError
 from referee.images.lint import lint_against
 from referee.images.model import ImageRecord
 from referee.images.store import ImageStore
-from referee.ledger import Identity, Ledger, SubmissionImported, queries
+from referee.ledger import Identity, Ledger, SubmissionImported, SubmissionRefused, queries
 from referee.submissions import BlindKey, ManifestRow
 
 # Fetching and checking an image takes a processor of its own; more at once would check the same base layers twice.
@@ -65,7 +66,8 @@ class Enrolment:
             HostError: if the machine cannot import at all (no skopeo, no room). What was enrolled stays enrolled.
         """
         known = queries.submissions(self.ledger)
-        names = queries.names(self.ledger, [row.submission for row in known])
+        refused = [row.submission for row in queries.refusals(self.ledger)]
+        names = queries.names(self.ledger, [row.submission for row in known] + refused)
         submissions = self.key.submission_ids(
             [row.submission for row in rows], {n.submission_name: blind for blind, n in names.items()}
         )
@@ -83,10 +85,13 @@ class Enrolment:
             else:
                 fresh.append((row, blind))
         for row, blind, record in self._fetch(fresh):
+            who = names.get(blind)
+            identity = who or Identity.new(blind, teams[row.team], row.submission, row.team)
+            named = [] if who else [identity]
             if isinstance(record, ImageError):
-                results.append(Enrolled(row, blind, error=record))
+                results.append(self._refuse(row, identity, named, record))
             else:
-                results.append(self._record(row, blind, teams[row.team], record))
+                results.append(self._record(row, identity, named, record))
             on_done(results[-1])
         return results
 
@@ -105,8 +110,19 @@ class Enrolment:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _record(self, row: ManifestRow, blind: str, team: str, record: ImageRecord) -> Enrolled:
-        identity = Identity.new(blind, team, row.submission, row.team)
+    def _refuse(self, row: ManifestRow, identity: Identity, named: Sequence[Identity], error: ImageError) -> Enrolled:
+        event = SubmissionRefused(
+            submission=identity.submission,
+            team=identity.team,
+            submission_kind=row.kind,
+            identity_commitment=identity.commitment,
+            reason=error.message,
+        )
+        self.ledger.append([event], identities=named)
+        return Enrolled(row, identity.submission, error=error)
+
+    def _record(self, row: ManifestRow, identity: Identity, named: Sequence[Identity], record: ImageRecord) -> Enrolled:
+        blind, team = identity.submission, identity.team
         same = self._first_with.setdefault(record.digest, blind)
         event = SubmissionImported(
             submission=blind,
@@ -118,6 +134,6 @@ class Enrolment:
             public_runtime_seconds=row.public_runtime_seconds,
             same_image_as=same if same != blind else None,
         )
-        self.ledger.append([event], identities=[identity])
+        self.ledger.append([event], identities=named)
         findings = record.findings + lint_against(record, self.images.layers(record), self.contract)
         return Enrolled(row, blind, record, event.same_image_as, findings)

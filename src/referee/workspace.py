@@ -160,7 +160,13 @@ class Workspace:
             shown = [name for name in names if name in scored]
             public = leaderboard(shown[-1], metrics, evaluations, scores) if shown else None
         return leaderboard(
-            phase, metrics, evaluations, scores, reference_score=constant_half(metrics[0]), public=public
+            phase,
+            metrics,
+            evaluations,
+            scores,
+            reference_score=constant_half(metrics[0]),
+            public=public,
+            refusals=queries.refusals(ledger),
         )
 
     def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:

@@ -14,7 +14,7 @@ from referee.cli import app
 from referee.policy import document as verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md"))]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
 def test_the_table_of_verdicts_is_the_one_that_the_program_reads() -> None:

@@ -46,6 +46,7 @@ from referee.ledger.events import (
     PhaseRecorded,
     RiskAccepted,
     SubmissionImported,
+    SubmissionRefused,
     read_event,
 )
 from referee.ledger.identities import Identity
@@ -83,6 +84,7 @@ __all__ = [
     "Recorded",
     "RiskAccepted",
     "SubmissionImported",
+    "SubmissionRefused",
     "canonical_json",
     "queries",
     "read_event",

@@ -133,6 +133,16 @@ class SubmissionImported(Event, kind="submission.imported"):
     same_image_as: Name | None = None
 
 
+class SubmissionRefused(Event, kind="submission.refused"):
+    """A submission whose image was not accepted; `reason` says why. A later import of a mended image lifts it."""
+
+    submission: Name
+    team: Name
+    submission_kind: Literal["cpu", "gpu"]
+    identity_commitment: Digest
+    reason: Prose
+
+
 class IdentitiesUnblinded(Event, kind="identities.unblinded"):
     """Names were shown: by which command, and why."""
 

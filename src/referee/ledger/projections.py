@@ -10,12 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Row, Select, Table, Update, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Connection, Row, Select, Table, Update, bindparam, delete, insert, select, update
 
 from referee.errors import LedgerError
 from referee.ledger import events
 from referee.ledger.chain import Link, canonical_json, format_time
-from referee.ledger.schema import ATTEMPTS, CONTROLLERS, EVALUATIONS, NODES, PHASES, PROJECTIONS, SCORES, SUBMISSIONS
+from referee.ledger.schema import (
+    ATTEMPTS,
+    CONTROLLERS,
+    EVALUATIONS,
+    NODES,
+    PHASES,
+    PROJECTIONS,
+    REFUSALS,
+    SCORES,
+    SUBMISSIONS,
+)
 from referee.verdicts import Blame, Verdict, blame
 
 E = TypeVar("E", bound=events.Event)
@@ -83,6 +93,8 @@ _PHASE_ROW = select(PHASES).where(PHASES.c.phase == _KEY)
 _EVALUATION_ROW = select(EVALUATIONS).where(EVALUATIONS.c.evaluation == _KEY)
 _ATTEMPT_ROW = select(ATTEMPTS).where(ATTEMPTS.c.attempt == _KEY)
 _SUBMISSION_ROW = select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == _KEY)
+_REFUSAL_ROW = select(REFUSALS).where(REFUSALS.c.submission == _KEY)
+_LIFT_REFUSAL = delete(REFUSALS).where(REFUSALS.c.submission == _KEY)
 _METRICS = select(SCORES.c.metric).where(SCORES.c.evaluation == _KEY)
 _OF_PHASE = select(EVALUATIONS.c.evaluation).where(EVALUATIONS.c.phase == _KEY).limit(1)
 _OPEN_OF_PHASE = _OF_PHASE.where(EVALUATIONS.c.verdict.is_(None))
@@ -146,6 +158,23 @@ def _submission_imported(connection: Connection, link: Link, event: events.Submi
         raise _refuse(link, f"{event.submission} was imported before")
     values = event.model_dump(exclude={"submission_kind"})
     _add(connection, SUBMISSIONS, kind=event.submission_kind, seq=link.seq, **values)
+    refused = _find(connection, _REFUSAL_ROW, event.submission)
+    if refused is not None:
+        if refused.identity_commitment != event.identity_commitment:
+            raise _refuse(link, f"{event.submission} was refused before under other names")
+        connection.execute(_LIFT_REFUSAL, {"key": event.submission})
+
+
+@_applies(events.SubmissionRefused)
+def _submission_refused(connection: Connection, link: Link, event: events.SubmissionRefused) -> None:
+    if _find(connection, _SUBMISSION_ROW, event.submission):
+        raise _refuse(link, f"{event.submission} was imported before")
+    old = _find(connection, _REFUSAL_ROW, event.submission)
+    if old is not None and old.identity_commitment != event.identity_commitment:
+        raise _refuse(link, f"{event.submission} was refused before under other names")
+    connection.execute(_LIFT_REFUSAL, {"key": event.submission})
+    values = event.model_dump(exclude={"submission_kind"})
+    _add(connection, REFUSALS, kind=event.submission_kind, seq=link.seq, **values)
 
 
 def _note_node(connection: Connection, link: Link, node: str, **values: Any) -> None:

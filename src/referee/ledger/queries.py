@@ -31,6 +31,7 @@ from referee.ledger.schema import (
     IDENTITIES,
     NODES,
     PHASES,
+    REFUSALS,
     SCORES,
     SUBMISSIONS,
 )
@@ -85,6 +86,16 @@ class SubmissionRow:
     public_score: float | None
     public_runtime_seconds: float | None
     same_image_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRow:
+    """A submission whose image was refused at import, and why."""
+
+    submission: str
+    team: str
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +259,12 @@ def submissions(ledger: Ledger) -> tuple[SubmissionRow, ...]:
     """All submissions, in the order of their import."""
     columns = [column for column in SUBMISSIONS.c if column.name not in {"identity_commitment", "seq"}]
     return _rows(ledger, select(*columns).order_by(SUBMISSIONS.c.seq), SubmissionRow)
+
+
+def refusals(ledger: Ledger) -> tuple[RefusalRow, ...]:
+    """Submissions whose images were refused, in the order of their refusal."""
+    columns = [column for column in REFUSALS.c if column.name not in {"identity_commitment", "seq"}]
+    return _rows(ledger, select(*columns).order_by(REFUSALS.c.seq), RefusalRow)
 
 
 _EVALUATION = (

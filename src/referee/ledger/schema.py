@@ -81,6 +81,17 @@ SUBMISSIONS = Table(
     Column("seq", Integer, nullable=False),
 )
 
+REFUSALS = Table(
+    "refusals",
+    METADATA,
+    Column("submission", String, primary_key=True),
+    Column("team", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("identity_commitment", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+)
+
 EVALUATIONS = Table(
     "evaluations",
     METADATA,
@@ -167,4 +178,4 @@ NODES = Table(
 )
 
 # In an order in which each can be filled after the ones before it.
-PROJECTIONS = (CONTROLLERS, PHASES, SUBMISSIONS, EVALUATIONS, ATTEMPTS, SCORES, NODES)
+PROJECTIONS = (CONTROLLERS, PHASES, SUBMISSIONS, REFUSALS, EVALUATIONS, ATTEMPTS, SCORES, NODES)

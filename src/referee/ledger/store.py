@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, create_engine, insert, select
+from sqlalchemy import Connection, Engine, create_engine, func, insert, select
 
 from referee.errors import ConflictError, HostError, LedgerError
 from referee.ledger import database, projections
@@ -24,6 +24,7 @@ from referee.ledger.events import (
     Event,
     LedgerCreated,
     SubmissionImported,
+    SubmissionRefused,
     read_event,
     utc_now,
 )
@@ -32,7 +33,7 @@ from referee.ledger.lease import FILE_NAME as LOCK_NAME
 from referee.ledger.lease import ControllerLock
 from referee.ledger.migrations import NEWEST, bring_up_to_date, version_of
 from referee.ledger.records import Recorded, read_head, read_link, recorded
-from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES, METADATA, SUBMISSIONS
+from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES, METADATA, REFUSALS, SUBMISSIONS
 
 Clock = Callable[[], datetime]
 
@@ -310,7 +311,7 @@ def _check_epoch(connection: Connection, epoch: int) -> None:
 
 
 def _check_commitments(events: Sequence[Event], identities: Sequence[Identity]) -> None:
-    imported = {event.submission: event for event in events if isinstance(event, SubmissionImported)}
+    imported = {e.submission: e for e in events if isinstance(e, SubmissionImported | SubmissionRefused)}
     for identity in identities:
         event = imported.get(identity.submission)
         if event is None or (event.team, event.identity_commitment) != (identity.team, identity.commitment):
@@ -321,8 +322,11 @@ def _check_commitments(events: Sequence[Event], identities: Sequence[Identity]) 
 
 
 def _verify_identities(connection: Connection) -> None:
-    bound = select(IDENTITIES, SUBMISSIONS.c.identity_commitment).outerjoin(
-        SUBMISSIONS, SUBMISSIONS.c.submission == IDENTITIES.c.submission
+    commitment = func.coalesce(SUBMISSIONS.c.identity_commitment, REFUSALS.c.identity_commitment)
+    bound = (
+        select(IDENTITIES, commitment.label("identity_commitment"))
+        .outerjoin(SUBMISSIONS, SUBMISSIONS.c.submission == IDENTITIES.c.submission)
+        .outerjoin(REFUSALS, REFUSALS.c.submission == IDENTITIES.c.submission)
     )
     for row in connection.execute(bound.order_by(IDENTITIES.c.submission)):
         identity = Identity(row.submission, row.team, row.submission_name, row.team_name, row.salt)

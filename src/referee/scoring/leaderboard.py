@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from referee.ledger.queries import EvaluationRow, ScoreRow
+from referee.ledger.queries import EvaluationRow, RefusalRow, ScoreRow
 from referee.scoring.metric import Floats, Metric
 from referee.verdicts import MEANINGS, Blame, Verdict
 
@@ -190,6 +190,7 @@ def leaderboard(
     *,
     reference_score: float | None = None,
     public: Leaderboard | None = None,
+    refusals: Sequence[RefusalRow] = (),
 ) -> Leaderboard:
     """The board of one phase.
 
@@ -200,6 +201,7 @@ def leaderboard(
         scores: as the ledger holds them.
         reference_score: what a constant 0.5 scores (`constant_half`).
         public: the board of the public phase, to be shown beside this one.
+        refusals: submissions whose images were refused at import; they are listed without a score.
     """
     primary, *others = metrics
     known = {(score.evaluation, score.metric): score.value for score in scores}
@@ -220,7 +222,12 @@ def leaderboard(
         greater_is_better=primary.greater_is_better,
         secondary=tuple(metric.name for metric in others),
         rows=tuple(sorted(rows, key=lambda row: (row.rank, row.submission))),
-        unscored=tuple(_unscored(e, primary.name, e.evaluation in looked_at) for e in left),
+        unscored=tuple(
+            sorted(
+                [_unscored(e, primary.name, e.evaluation in looked_at) for e in left] + [_refused(r) for r in refusals],
+                key=lambda entry: entry.submission,
+            )
+        ),
         reference=None if reference_score is None else _reference(reference_score, values, primary.greater_is_better),
         public_phase=public.phase if public else None,
         complete=all(
@@ -284,6 +291,11 @@ def _unscored(e: EvaluationRow, metric: str, looked_at: bool) -> Unscored:
         return Unscored(e.submission, e.team, e.verdict, meaning.blame, meaning.meaning)
     reason = f"The metric {metric} is undefined for these predictions." if looked_at else "It was not scored yet."
     return Unscored(e.submission, e.team, e.verdict, meaning.blame, reason)
+
+
+def _refused(row: RefusalRow) -> Unscored:
+    meaning = MEANINGS[Verdict.BAD_IMAGE]
+    return Unscored(row.submission, row.team, Verdict.BAD_IMAGE, meaning.blame, f"Refused at import: {row.reason}")
 
 
 def _reference(score: float, values: Sequence[float], greater_is_better: bool) -> Reference:
