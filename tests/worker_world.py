@@ -57,10 +57,10 @@ class World:
         return self._import(layer, name, Cmd=None, Entrypoint=["/bin/sh", "-c", script])
 
     def broken_image(self, **run: object) -> str:
-        """The digest of an image with two files that no kernel starts: one empty, one for an interpreter it lacks."""
-        script = (entry("script", mode=0o755), b"#!/no/such/interpreter\n")
-        foreign = (entry("foreign", mode=0o755), b"\x7fELF\x02\x01\x01" + bytes(100))
-        return self._import(tar(("empty", b""), script, foreign), secrets.token_hex(4), **run)
+        """The digest of an image of files that no kernel starts: empty, without its interpreter, foreign."""
+        files = {"script": b"#!/no/such/interpreter\n", "foreign": b"\x7fELF\x02\x01\x01" + bytes(109)}
+        layer = tar(("empty", b""), *((entry(path, mode=0o755), content) for path, content in files.items()))
+        return self._import(layer, secrets.token_hex(4), **run)
 
     def _import(self, layer: bytes, name: str, **run: object) -> str:
         folder = layout(self.folder / "layouts" / name, layer, **run)

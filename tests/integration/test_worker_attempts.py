@@ -131,10 +131,19 @@ def test_only_the_items_asked_for_are_seen_and_wanted(world: World) -> None:
 
 
 @pytest.mark.parametrize("program", ["/no/such/program", "/empty", "/script", "/foreign"])
-def test_an_image_that_cannot_start_is_its_own_fault_when_a_known_good_one_starts(world: World, program: str) -> None:
+def test_an_image_that_cannot_start_is_its_own_fault(world: World, program: str) -> None:
     result = run(world, world.spec(world.broken_image(Cmd=None, Entrypoint=[program])))
     assert result.verdict is Verdict.BAD_IMAGE, result.detail
     assert result.measurements is None
+
+
+def test_when_nothing_starts_with_these_settings_the_host_is_at_fault(world: World) -> None:
+    """A memory limit in which not even the runtime fits: a container that is known to be good does not start either."""
+    limits = LIMITS.model_copy(update={"memory": 4096})
+    result = run(world, world.spec(world.image(GOOD), limits=limits))
+    assert result.verdict is Verdict.SANDBOX_FAILED, result.detail
+    assert "known to be good did not start" in result.detail
+    assert result.signature == ""
 
 
 def test_hostile_words_in_a_log_reach_neither_the_participant_nor_a_terminal(world: World) -> None:

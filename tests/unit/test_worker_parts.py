@@ -243,6 +243,7 @@ LIMITS = Limits(wall_time=timedelta(seconds=10), memory=100, pids=40, output=100
         (Used(wall_seconds=8.0), 2.0, "memory", 0.5),
         (Used(pids_peak=30), 1.0, "pids", 0.75),
         (Used(pids_peak=None, pids_refused=3), 1.0, "pids", 1.0),
+        (Used(pids_peak=4, pids_refused=3), 1.0, "pids", 1.0),
         (Used(output_files=9), 1.0, "output_files", 0.9),
         (Used(output_bytes=99), 1.0, "output", 0.99),
     ],
