@@ -10,9 +10,11 @@ from referee.planning.advice import advise
 from referee.planning.catalogue import HISTORICAL, Catalogue, own_offers, shipped_catalogue, this_machine
 from referee.planning.drift import Drift
 from referee.planning.forecast import Forecast, Stratum, forecast
-from referee.planning.observation import Observation, Requirement, groups_of
+from referee.planning.observation import Observation, Requirement, groups_of, right_sized
 from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.rehearsal import rehearse, with_machines
 from referee.planning.runtime import Runtimes
+from referee.planning.spot import LossRate
 from referee.planning.tables import burn_up, cost_against_deadline, machines_table, plan_table, runtime_quantiles
 
 GIB = 2**30
@@ -101,3 +103,37 @@ def test_all_attempts_of_an_evaluation_are_paid_so_all_count() -> None:
     assert gpu.gpus == 1
     here = Catalogue(name="own", offers={"local": this_machine(2, 8 * GIB)})
     assert make_plan("c", "p", [cpu], here, Wishes()).started == 3
+
+
+def test_cpus_are_cut_to_what_is_used_where_enough_was_measured() -> None:
+    seen = [Observation(f"e{i}", "cpu", "big", 1.0, final=True, cpus_used=1.5 + 0.1 * i) for i in range(20)]
+    granted = Requirement(16, GIB)
+    assert right_sized(granted, seen, "cpu") == Requirement(4, GIB)
+    assert right_sized(granted, seen[:5], "cpu") == granted
+    assert right_sized(Requirement(2, GIB), seen, "cpu").cpus == 2
+
+
+@pytest.mark.parametrize("spot", [None, LossRate(1000.0, 20_000.0)], ids=["on-demand", "spot"])
+def test_a_plan_that_is_rehearsed_comes_out_as_it_was_forecast(spot: LossRate | None) -> None:
+    wishes = Wishes(timedelta(days=21), Decimal(30_000), spot=spot)
+    plan = make_plan("c", "p", [group()], CLOUD, wishes)
+    ran = rehearse(plan, [group()], CLOUD, replicates=500 if spot is None else 60, losses=spot)
+    assert ran.in_time is not None
+    assert ran.in_budget == 1.0
+    if spot is None:
+        assert ran.in_time >= 0.92
+        assert ran.usd.mid == pytest.approx(float(plan.cost.mid), rel=0.05)
+        assert ran.end_hours.mid == pytest.approx(plan.end_hours.mid, rel=0.05)
+        assert ran.losses == 0
+    else:
+        assert ran.losses > 10
+        assert ran.usd.mid == pytest.approx(float(plan.cost.mid), rel=0.1)
+    most = max(number for _, number in ran.fleet)
+    assert most == pytest.approx(plan.pools[-1].machines, rel=0.2)
+
+
+def test_half_the_machines_take_about_twice_as_long() -> None:
+    plan = make_plan("c", "p", [group()], CLOUD, Wishes(timedelta(days=21)))
+    slower = with_machines(plan, {"g4dn.xlarge": plan.pools[0].machines // 2})
+    fast, slow = (rehearse(each, [group()], CLOUD, replicates=50).end_hours.mid for each in (plan, slower))
+    assert slow == pytest.approx(2 * fast, rel=0.1)

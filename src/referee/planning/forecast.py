@@ -224,13 +224,13 @@ def _ends_of_few(
     free = np.zeros((replicates, count))
     taken = min(busy.shape[1], count)
     free[:, :taken] = np.sort(busy, axis=1)[:, ::-1][:, :taken]
-    waits = [_waiting_hours(s, law, rng, replicates) for s, law in mine if s.waiting]
+    waits = [waiting_hours(s, law, rng, replicates) for s, law in mine if s.waiting]
     waits.append(np.zeros((replicates, 0)))
     queue = rng.permuted(np.concatenate(waits, axis=1), axis=1)
     return np.asarray(list_schedule(queue, free).max(axis=1))
 
 
-def _waiting_hours(stratum: Stratum, law: Law, rng: np.random.Generator, replicates: int) -> Floats:
+def waiting_hours(stratum: Stratum, law: Law, rng: np.random.Generator, replicates: int) -> Floats:
     """Hours of those that wait, shape (replicates, waiting), with as much spread in their sum as is not known of it."""
     drawn = law.draw(rng, (replicates, stratum.waiting)) * stratum.speed + stratum.overhead_hours
     part = replace(_part(stratum, law, 1.0), size=stratum.waiting, borrowed=True)

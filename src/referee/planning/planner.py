@@ -122,15 +122,12 @@ class _Planner:
         self.options = [option for name, offer in catalogue.offers.items() for option in _options(name, offer, wishes)]
         self.needs = [self._need(group) for group in groups if group.size > group.started]
 
-    def speed(self, group: Group, to: str) -> float:
-        """Factor from the hours that were seen to the hours on a machine type."""
-        seen_on = _mostly(group)
-        if to == seen_on or seen_on not in self.catalogue.offers:
-            return 1.0
-        return self.catalogue.offers[seen_on].speed / self.catalogue.offers[to].speed
-
     def bounds(self, reserve: float) -> Bounds:
-        budget = float(self.wishes.budget) - self._spent() if self.wishes.budget is not None else None
+        budget = (
+            float(self.wishes.budget) - spent_usd(self.groups, self.catalogue)
+            if self.wishes.budget is not None
+            else None
+        )
         rng = np.random.default_rng(self.seed)
         # The last ones run on alone for about what the longest of a fleet's evaluations has left.
         tail = max(float(law.draw_in_progress(rng, (200, 50)).max(axis=1).mean()) for _, law in self.laws.values())
@@ -150,7 +147,7 @@ class _Planner:
         machines = assignment.machines(
             bounds if self.deadline_hours else replace(bounds, deadline_hours=_UNHURRIED_HOURS)
         )
-        strata = self._strata(assignment)
+        strata = self.strata(assignment)
         for stratum in strata:
             machines.setdefault(stratum.pool, 1)
         for option in self.options:
@@ -160,13 +157,27 @@ class _Planner:
                 machines[option.name] = max(min(option.machines, max(waiting, 1)), 1)
         return machines, forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed)
 
+    def strata(self, assignment: Assignment) -> list[Stratum]:
+        """The strata, with what losses of spot machines add to their hours."""
+        stretch = {
+            (need.name, option): usd / (need.hours[option.removesuffix(SPOT)] * self._usd_per_hour(option))
+            for need in self.needs
+            for option, usd in (need.usd or {}).items()
+        }
+        plain = strata_of(self.groups, self.catalogue, _split(assignment), self.wishes.overhead_hours)
+        return [
+            replace(s, speed=s.speed * factor, speed_error=s.speed_error * factor)
+            for s in plain
+            for factor in (max(stretch.get((s.name.split(" on ")[0], s.pool), 1.0), 1.0),)
+        ]
+
     def _need(self, group: Group) -> Need:
         seen_on, law = self.laws[group.name]
         hours, usd = {}, {}
         for name, offer in self.catalogue.offers.items():
             if not group.fits(offer):
                 continue
-            factor = 1.0 if name == seen_on else self.speed(group, name)
+            factor = 1.0 if name == seen_on else _speed(group, self.catalogue, name)
             hours[name] = law.mean * factor + self.wishes.overhead_hours
             if self.wishes.spot is not None and offer.spot_price is not None:
                 runtimes = np.repeat(law.hours * factor, np.maximum(np.round(law.mass * 400), 1).astype(np.int64))
@@ -178,43 +189,6 @@ class _Planner:
                     hours[name + SPOT] = max(best.usd / price, hours[name])
         return Need(group.name, group.size - group.started, hours, usd or None)
 
-    def _strata(self, assignment: Assignment) -> list[Stratum]:
-        strata = []
-        for group in self.groups:
-            seen_on, _ = self.laws[group.name]
-            waiting = {o: n for (g, o), n in assignment.counts.items() if g == group.name}
-            for pool in {seen_on: 0, **waiting}:
-                here = pool == seen_on
-                size = waiting.get(pool, 0) + (group.started if here else 0)
-                if size:
-                    strata.append(self._stratum(group, pool, size, here))
-        return strata
-
-    def _stratum(self, group: Group, pool: str, size: int, here: bool) -> Stratum:
-        name = pool.removesuffix(SPOT)
-        offer = self.catalogue.offer(name)
-        factor = 1.0 if here else self.speed(group, name)
-        price = float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price)
-        return Stratum(
-            group.name if here else f"{group.name} on {pool}",
-            size,
-            pool,
-            price,
-            _all_seen(group),
-            self.wishes.overhead_hours,
-            factor,
-            0.0 if here or name == _mostly(group) else factor * _SPEED_ERROR,
-            borrowed=not here,
-        )
-
-    def _spent(self) -> float:
-        spent = 0.0
-        for group in self.groups:
-            for name, runtimes in group.seen.items():
-                price = float(self.catalogue.offer(name).price)
-                spent += float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * price
-        return spent
-
     def plan(
         self,
         challenge: str,
@@ -225,7 +199,7 @@ class _Planner:
         bounds: Bounds,
         even_usd: float,
     ) -> Plan:
-        strata = self._strata(assignment)
+        strata = self.strata(assignment)
         boots = sum(
             count * self.catalogue.offer(name.removesuffix(SPOT)).boot_hours * self._usd_per_hour(name)
             for name, count in machines.items()
@@ -236,9 +210,7 @@ class _Planner:
             else None
         )
         now, later = half_width_after(strata, machines, 24.0)
-        split: dict[str, dict[str, int]] = {}
-        for (group, option), count in assignment.counts.items():
-            split.setdefault(group, {})[option] = count
+        pools = [self._pool(name, count, assignment) for name, count in machines.items()]
         changes = what_if(self.needs, self.options, bounds, assignment) if self.needs else []
         return Plan(
             challenge=challenge,
@@ -249,8 +221,8 @@ class _Planner:
             confidence=self.wishes.confidence,
             deadline_hours=self.deadline_hours,
             budget=self.wishes.budget,
-            pools=tuple(self._pool(name, count, assignment) for name, count in machines.items()),
-            assignment=split,
+            pools=tuple(pool for pool in pools if pool.evaluations),
+            assignment=_split(assignment),
             hours=_range(seen.hours),
             cost=_usd_range(seen.cost.shifted(boots)),
             end_hours=_range(seen.end_hours),
@@ -299,6 +271,69 @@ class _Planner:
         if dates:
             said.append(f"Prices are those of {min(dates)}: check them before you confirm.")
         return tuple(said)
+
+
+def strata_of(
+    groups: Sequence[Group], catalogue: Catalogue, assignment: Mapping[str, Mapping[str, int]], overhead_hours: float
+) -> list[Stratum]:
+    """The groups as strata: those that stay on the type that they were seen on, and those that go elsewhere.
+
+    Args:
+        groups: what was seen.
+        catalogue: for prices and speeds.
+        assignment: for each group, how many of those that wait go to each option.
+        overhead_hours: pull and staging of an evaluation.
+    """
+    strata = []
+    for group in groups:
+        seen_on, waiting = _mostly(group), assignment.get(group.name, {})
+        for pool in {seen_on: 0, **waiting}:
+            here = pool == seen_on
+            size = waiting.get(pool, 0) + (group.started if here else 0)
+            if size:
+                strata.append(_stratum(group, catalogue, pool, size, overhead_hours))
+    return strata
+
+
+def _stratum(group: Group, catalogue: Catalogue, pool: str, size: int, overhead_hours: float) -> Stratum:
+    name, here = pool.removesuffix(SPOT), pool == _mostly(group)
+    offer = catalogue.offer(name)
+    factor = _speed(group, catalogue, name)
+    return Stratum(
+        group.name if here else f"{group.name} on {pool}",
+        size,
+        pool,
+        float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price),
+        _all_seen(group),
+        overhead_hours,
+        factor,
+        0.0 if name == _mostly(group) else factor * _SPEED_ERROR,
+        borrowed=not here,
+    )
+
+
+def spent_usd(groups: Sequence[Group], catalogue: Catalogue) -> float:
+    """What the hours cost that were spent so far, at on-demand prices."""
+    return sum(
+        float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offer(name).price)
+        for group in groups
+        for name, runtimes in group.seen.items()
+    )
+
+
+def _speed(group: Group, catalogue: Catalogue, to: str) -> float:
+    """Factor from the hours that were seen to the hours on a machine type."""
+    seen_on = _mostly(group)
+    if to == seen_on or seen_on not in catalogue.offers:
+        return 1.0
+    return catalogue.offers[seen_on].speed / catalogue.offers[to].speed
+
+
+def _split(assignment: Assignment) -> dict[str, dict[str, int]]:
+    split: dict[str, dict[str, int]] = {}
+    for (group, option), count in assignment.counts.items():
+        split.setdefault(group, {})[option] = count
+    return split
 
 
 def _cost(need: Need, option: str, usd_per_hour: float) -> float:
