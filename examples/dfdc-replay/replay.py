@@ -61,7 +61,7 @@ def first_principles() -> dict[str, float]:
         "restart_factor": restarts,
         "first_usd": first_hours * PRICE[V100],
         "first_usd_each": first_hours * PRICE[V100] / submissions,
-        "gpus_for_21_days": np.floor(first_hours / (24 * 21)) + 2,
+        "gpus_for_21_days": float(np.ceil(first_hours / (24 * 21))),
         "gpu_hours_of_85": 85 * 24 * 21.0,
         "second_hours": second_hours,
         "second_usd": second_hours * PRICE[T4],

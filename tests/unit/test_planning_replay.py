@@ -47,7 +47,9 @@ def test_first_principles_give_the_articles_estimates(replay: ModuleType) -> Non
     assert found["first_hours"] == pytest.approx(42_000)
     assert found["first_usd"] == pytest.approx(125_000, rel=0.03)
     assert found["first_usd_each"] == pytest.approx(30, rel=0.03)
-    assert found["gpus_for_21_days"] == 85
+    # 83.3 GPUs around the clock; the article says "at least 85", which leaves 2% to spare.
+    assert found["gpus_for_21_days"] == 84
+    assert found["gpu_hours_of_85"] == 42_840
     assert found["second_hours"] == pytest.approx(90_000, rel=0.03)
     assert 45_000 < found["second_usd"] < 50_000
     assert found["paid_usd"] == pytest.approx(19_578)
