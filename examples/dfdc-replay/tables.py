@@ -31,8 +31,8 @@ def _principles(found: dict[str, Any]) -> Table:
         "hours",
         "cost",
         "for one submission",
-        caption=f"In 21 days {f['gpus_for_21_days']:.0f} GPUs are just enough for the first estimate; the article's 85 give"
-        f" {f['gpu_hours_of_85']:,.0f} hours. The published table has a line with"
+        caption=f"In 21 days {f['gpus_for_21_days']:.0f} GPUs are just enough for the first estimate; the article's 85"
+        f" give {f['gpu_hours_of_85']:,.0f} hours. The published table has a line with"
         f" 90,000 hours of p3.2xlarge; with its g4dn hours that would cost ${f['table_as_printed_usd']:,.0f},"
         " more than twice the first estimate. 90,000 hours are the second estimate,"
         f" on g4dn.xlarge (${f['table_mended_usd']:,.0f}); 25,000 hours are what g4dn.xlarge took in the end."
