@@ -92,6 +92,17 @@ def test_this_machine_is_planned_like_any_other() -> None:
     assert plan.started == 3
 
 
+def test_what_fits_no_machine_is_left_out_and_said() -> None:
+    seen = Runtimes(np.array([0.001, 0.002, 0.003]), np.array([True, True, True]), 0.01)
+    here = Catalogue(name="own", offers={"local": this_machine(2, 8 * GIB)})
+    groups = [Group("cpu", 15, 1, GIB, 0, 0, {"local": seen}), Group("gpu", 1, 1, GIB, 1, 0, {})]
+    plan = make_plan("demo", "private_test", groups, here, Wishes())
+    assert plan.evaluations == 15
+    assert "1 gpu evaluations fit no machine type" in " ".join(plan.warnings)
+    with pytest.raises(ConfigurationError, match="No evaluation fits"):
+        make_plan("demo", "private_test", groups[1:], here, Wishes())
+
+
 def test_where_nothing_waits_there_is_still_a_plan_that_says_so() -> None:
     seen = Runtimes(np.array([0.001, 0.002, 0.003]), np.array([True, True, True]), 0.01)
     here = Catalogue(name="own", offers={"local": this_machine(2, 8 * GIB)})

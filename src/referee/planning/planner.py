@@ -116,7 +116,15 @@ class _Planner:
     """What stays the same while reserve and machines are found."""
 
     def __init__(self, groups: Sequence[Group], catalogue: Catalogue, wishes: Wishes, seed: int) -> None:
-        self.groups, self.catalogue, self.wishes, self.seed = groups, catalogue, wishes, seed
+        self.catalogue, self.wishes, self.seed = catalogue, wishes, seed
+        fits = {group.name: any(group.fits(offer) for offer in catalogue.offers.values()) for group in groups}
+        # What was never started and fits nowhere cannot be planned; the plan says so.
+        self.left_out = [group for group in groups if not fits[group.name] and not group.started]
+        self.groups = groups = [group for group in groups if group not in self.left_out]
+        if not groups:
+            raise ConfigurationError(
+                "No evaluation fits any machine type.", hint="Add one with more memory or GPUs under [machines.*]."
+            )
         self.laws = {group.name: _law(group) for group in groups}
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
         self.options = [option for name, offer in catalogue.offers.items() for option in _options(name, offer, wishes)]
@@ -264,7 +272,10 @@ class _Planner:
         )
 
     def _warnings(self, in_budget: float | None) -> tuple[str, ...]:
-        said = []
+        said = [
+            f"{group.size} {group.name} evaluations fit no machine type and are not in the plan."
+            for group in self.left_out
+        ]
         if in_budget is not None and in_budget < self.wishes.confidence:
             said.append(f"The budget holds with a probability of {in_budget:.0%} only.")
         dates = [offer.price_date for offer in self.catalogue.offers.values() if offer.price_date]
