@@ -18,8 +18,8 @@ from referee.ledger.events import Event
 from referee.objects import ObjectStore
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
-from referee.scoring.leaderboard import Leaderboard, constant_half, leaderboard
-from referee.scoring.metric import chosen_metrics
+from referee.scoring.leaderboard import Leaderboard, leaderboard
+from referee.scoring.metric import chosen_metrics, constant_half
 from referee.scoring.score import Scoring, score_evaluations
 
 LEDGER_NAME = "ledger.sqlite"

@@ -18,8 +18,8 @@ from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.report import ReportData, pictures, render_report, report_data
 from referee.report.bill import bill
 from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
-from referee.scoring.leaderboard import constant_half, leaderboard, unblinded
-from referee.scoring.metric import find_metric
+from referee.scoring.leaderboard import leaderboard, unblinded
+from referee.scoring.metric import constant_half, find_metric
 from referee.scoring.standings import UncertaintyChoice
 from referee.verdicts import Blame, Verdict
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from scoring_rows import evaluation, score
 
-from referee.scoring.leaderboard import Leaderboard, competition_ranks, constant_half, leaderboard, unblinded
-from referee.scoring.metric import find_metric
+from referee.scoring.leaderboard import Leaderboard, competition_ranks, leaderboard, unblinded
+from referee.scoring.metric import constant_half, find_metric
 from referee.verdicts import Verdict
 
 LOG_LOSS = [find_metric("log_loss"), find_metric("roc_auc")]

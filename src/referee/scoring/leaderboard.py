@@ -14,10 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from referee.ledger.queries import EvaluationRow, RefusalRow, ScoreRow
-from referee.scoring.metric import Floats, Metric
+from referee.scoring.metric import Metric
 from referee.verdicts import MEANINGS, Blame, Verdict
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -199,7 +197,7 @@ def leaderboard(
         metrics: the primary metric and after it the secondary ones (`chosen_metrics`).
         evaluations: as the ledger holds them.
         scores: as the ledger holds them.
-        reference_score: what a constant 0.5 scores (`constant_half`).
+        reference_score: what a constant 0.5 scores (`metric.constant_half`).
         public: the board of the public phase, to be shown beside this one.
         refusals: submissions whose images were refused at import; they are listed without a score.
     """
@@ -248,17 +246,6 @@ def competition_ranks(values: Sequence[float], *, greater_is_better: bool) -> li
     for place, value in enumerate(sorted(values, reverse=greater_is_better), start=1):
         first.setdefault(value, place)
     return [first[value] for value in values]
-
-
-def constant_half(metric: Metric, labels: Floats | None = None) -> float | None:
-    """What predicting 0.5 for every item scores.
-
-    Without labels, only where the answer is the same for all labels (log loss, Brier score, ROC AUC); else None.
-    """
-    cases = [labels] if labels is not None else [np.array(case) for case in ([0.0], [1.0], [0.0, 1.0], [0.0, 1.0, 1.0])]
-    found = {float(metric.score(case, np.full((1, case.size), 0.5))[0]) for case in cases}
-    finite = {value for value in found if math.isfinite(value)}
-    return finite.pop() if len(finite) == 1 else None
 
 
 def unblinded(board: Leaderboard, names: Mapping[str, tuple[str, str]]) -> Leaderboard:

@@ -6,6 +6,7 @@ as a function `(parameter: float | None, epsilon: float) -> Metric`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -106,6 +107,17 @@ def chosen_metrics(choice: MetricChoice) -> tuple[Metric, ...]:
     """The challenge's primary metric, and after it the secondary ones, each once."""
     names = dict.fromkeys((choice.name, *choice.secondary))
     return tuple(find_metric(name, choice.epsilon) for name in names)
+
+
+def constant_half(metric: Metric, labels: Floats | None = None) -> float | None:
+    """What predicting 0.5 for every item scores.
+
+    Without labels, only where the answer is the same for all labels (log loss, Brier score, ROC AUC); else None.
+    """
+    cases = [labels] if labels is not None else [np.array(case) for case in ([0.0], [1.0], [0.0, 1.0], [0.0, 1.0, 1.0])]
+    found = {float(metric.score(case, np.full((1, case.size), 0.5))[0]) for case in cases}
+    finite = {value for value in found if math.isfinite(value)}
+    return finite.pop() if len(finite) == 1 else None
 
 
 def row_blocks(rows: int, items: int) -> Iterator[slice]:

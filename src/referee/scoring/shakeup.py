@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
 
 from referee.scoring.leaderboard import Leaderboard, competition_ranks
 from referee.scoring.metric import Floats, Metric
@@ -47,6 +46,8 @@ class ShakeUp:
 
 def shake_up(public: Leaderboard, private: Leaderboard, top: int = 10) -> ShakeUp:
     """Compare two boards of the same metric over the submissions that both have scored."""
+    from scipy.stats import kendalltau, spearmanr  # noqa: PLC0415 - a second to load, which few callers should pay
+
     theirs = {row.submission: row.score for row in public.rows}
     both = [row for row in private.rows if row.submission in theirs]
     before = [theirs[row.submission] for row in both]

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from referee.scoring.analysis import AnalysisOrder, analyse
-from referee.scoring.leaderboard import constant_half
-from referee.scoring.metric import Floats, Metric
+from referee.scoring.metric import Floats, Metric, constant_half
 
 _BATCH_VALUES = 2**22  # 32 MiB of float64 wait for the metrics at a time
 
@@ -56,6 +54,9 @@ def score(given: Given) -> dict[str, Any]:
 
 def analysis(given: Given) -> dict[str, Any]:
     """Uncertainty, boundaries, groups and look-alikes of the whole board."""
+    # A second to load, which scoring alone should not pay.
+    from referee.scoring.analysis import AnalysisOrder, analyse  # noqa: PLC0415 - see above
+
     read = dict(given.predictions)
     board = np.stack(list(read.values())) if read else np.empty((0, given.labels.size))
     order = AnalysisOrder.model_validate(given.order["analysis"])
