@@ -239,8 +239,12 @@ class _Planner:
             bound_usd=dollars(assignment.bound_usd),
             gap=assignment.gap,
             price_of_confidence_usd=dollars(max(assignment.usd - even_usd, 0.0)),
-            drivers=tuple(f"{d.cause} ({d.share:.0%} of the width): {d.remedy}" for d in seen.drivers),
-            one_more_day=f"One more day on these machines would narrow the forecast from ±{now:.0%} to ±{later:.0%}.",
+            drivers=tuple(
+                f"{d.cause} ({d.share:.0%} of the width): {d.remedy}" for d in seen.drivers if d.share >= 0.01
+            ),
+            one_more_day=f"One more day on these machines would narrow the forecast from ±{now:.1%} to ±{later:.1%}."
+            if now >= 0.001
+            else "",
             changes=tuple(change.sentence for change in changes),
             warnings=self._warnings(in_budget),
         )

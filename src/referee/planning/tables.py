@@ -96,7 +96,7 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
         )
     if plan.price_of_confidence_usd:
         said.append(f"The confidence costs ${plan.price_of_confidence_usd:,.2f} against a plan with even odds.")
-    return (*said, *plan.drivers, plan.one_more_day, *plan.changes, *plan.warnings)
+    return tuple(note for note in (*said, *plan.drivers, plan.one_more_day, *plan.changes, *plan.warnings) if note)
 
 
 @dataclass(frozen=True, slots=True)
