@@ -112,20 +112,28 @@ def copy_challenge(source: Path, target: Path) -> Path:
     return target
 
 
+def cgroups_of_referee() -> set[str]:
+    """Every cgroup on this machine that a sandbox or a worker made."""
+    return {
+        str(Path(root) / name)
+        for root, folders, _ in os.walk("/sys/fs/cgroup")
+        for name in folders
+        if name.startswith("referee-")
+    }
+
+
+# What was there before any test: another campaign's, or another run's that was killed.
+_CGROUPS_BEFORE = cgroups_of_referee()
+
+
 def leftovers(folder: Path) -> dict[str, list[str]]:
     """What a campaign in `folder` left behind on this machine, of everything that it must not leave."""
     state = str(folder / ".referee")
-    cgroups = [
-        str(path)
-        for root, folders, _ in os.walk("/sys/fs/cgroup")
-        for path in (Path(root) / name for name in folders)
-        if path.name.startswith("referee-") and _is_ours(path, state)
-    ]
     run = folder / ".referee" / "node" / "run"
     return {
         "processes": _processes(state),
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if state in line],
-        "cgroups": cgroups,
+        "cgroups": [path for path in cgroups_of_referee() - _CGROUPS_BEFORE if _is_ours(Path(path), state)],
         "run folders": [path.name for path in run.iterdir()] if run.is_dir() else [],
         "temporary folders": [path.name for path in (folder / ".referee").glob("try-*")],
     }

@@ -29,6 +29,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+# A participant's shell files are theirs: completion is written to the place for completions, and nowhere else.
+app.register_install_completion_command(add_to_startup=False)
+
 Folder = Annotated[
     Path,
     Parameter(name=["--challenge", "-C"], help="The challenge's folder, or its challenge.toml."),

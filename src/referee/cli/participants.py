@@ -88,12 +88,13 @@ def try_image(
     name = phase or _first_public(workspace.challenge)
     if workspace.challenge.phase(name).visibility != "public":
         raise ConfigurationError(f"{name} is a private phase.", hint="Try images on a public phase.")
+    source = parse_source(image, Path.cwd())
     # Beside the challenge rather than in /tmp, which may be small; nothing of the campaign is touched.
     folder = Path(tempfile.mkdtemp(prefix="try-", dir=workspace.state))
     try:
         objects = ObjectStore(folder / "objects")
         screen.note(f"Importing {image}")
-        record = ImageStore(folder / "objects").import_image(parse_source(image, Path.cwd()))
+        record = ImageStore(folder / "objects").import_image(source)
         for finding in record.findings:
             screen.note(f"Note: {finding}")
         data = record_phase(workspace.challenge, name)
