@@ -243,7 +243,7 @@ class _Planner:
                 f"{d.cause} ({d.share:.0%} of the width): {d.remedy}" for d in seen.drivers if d.share >= 0.01
             ),
             one_more_day=f"One more day on these machines would narrow the forecast from ±{now:.1%} to ±{later:.1%}."
-            if now >= 0.001
+            if now >= 0.001 and seen.end_hours.mid > 24.0
             else "",
             changes=tuple(change.sentence for change in changes),
             warnings=self._warnings(in_budget),

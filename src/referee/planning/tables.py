@@ -69,14 +69,14 @@ def plan_table(plan: Plan) -> Table:
             pool.machine_type + (" (spot)" if pool.market == "spot" else ""),
             str(pool.machines),
             str(pool.evaluations),
-            f"{pool.hours:,.1f}",
+            f"{pool.hours:,.1f} h" if pool.hours >= 1 else format_duration(pool.hours * 3600),
             f"{pool.usd_per_hour}",
             f"{pool.usd:,.2f}",
             f"{pool.usd_per_evaluation:,.2f}",
         )
         for pool in plan.pools
     )
-    columns = ("machine type", "#machines", "#evaluations", "#hours", "#$/h", "#cost", "#for one")
+    columns = ("machine type", "#machines", "#evaluations", "#machine time", "#$/h", "#cost", "#for one")
     return Table("What is still to be run", columns, rows, _plan_notes(plan))
 
 
