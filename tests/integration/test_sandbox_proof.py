@@ -159,8 +159,8 @@ def large_tmpfs(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_deadline(patch: pytest.MonkeyPatch) -> None:
-    real = box._Log.pump
-    patch.setattr(box._Log, "pump", lambda self, process, deadline: real(self, process, deadline + 1.0))
+    real = box.LogPipe.pump
+    patch.setattr(box.LogPipe, "pump", lambda self, process, deadline: real(self, process, deadline + 1.0))
 
 
 def keep_devices(patch: pytest.MonkeyPatch) -> None:

@@ -19,29 +19,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Self
 
 from referee.errors import HostError, UnsafeHostError
 from referee.images.model import UnpackedImage
-from referee.sandbox import cgroups, kernel, mounts, runc
+from referee.sandbox import cgroups, kernel, mounts
 from referee.sandbox.bundle import runtime_configuration
 from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.identities import IdRange, claim_ids
+from referee.sandbox.levels import runtime_of
+from referee.sandbox.log import Ending, LogPipe
 from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.rootfs import DEFAULT_PATH, BadImageError, Process, make_folder
+from referee.sandbox.runtime import PID_FILE, End, process_end
 from referee.sandbox.stage import RUN_FOLDER, Stage
-
-Ending = Literal["itself", "wall_time", "log_limit", "kill"]
 
 LOCK_NAME = "box.lock"
 LEAF_NAME = "cgroups.json"
 
-_RUNTIME_LOG = "runtime.log"
-_PID_FILE = "pid"
-
 _START_SECONDS = 60.0
 _DEATH_SECONDS = 10.0
-_PIPE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,8 @@ class BoxOutcome:
         host_oom_kills: processes killed because the machine, or a group above, ran out of memory: the host's doing.
         cpu_throttled: periods (of 0.1 s) in which it was held back at its share of the processors.
         start_seconds: from the runtime's start to the program's.
-        pids_peak: most processes and threads at once, where the kernel counts it.
+        peak_memory_bytes: of the whole cgroup, so that at the level `gvisor` the sentry's own is part of it.
+        pids_peak: most processes and threads at once, where the kernel counts those of the submission alone.
         pids_refused: how often a new process or thread was refused.
         log_bytes: all that was written to standard output and error, also what was not kept.
         output_bytes: room taken in the output folder; `output_files` counts every kind of entry there.
@@ -101,8 +99,7 @@ class Box:
     def __init__(
         self, policy: SandboxPolicy, image: UnpackedImage, data: Path, items: tuple[str, ...] | None, folder: Path
     ) -> None:
-        if policy.level != "runc":
-            raise UnsafeHostError(f"The isolation level {policy.level} is not available yet.", hint="Use `runc`.")
+        self._engine = runtime_of(policy.level)
         if policy.gpus:
             raise UnsafeHostError("GPUs cannot be given to a sandbox yet.", hint="Run submissions that need none.")
         self._policy = policy
@@ -119,7 +116,7 @@ class Box:
         self._ids: IdRange | None = None
         self._kill_reason: str | None = None
         self._wake_read = self._wake_write = -1
-        self._log = _Log(policy)
+        self._log = LogPipe(policy)
         self._clean = ExitStack()
 
     def __enter__(self) -> Self:
@@ -207,26 +204,30 @@ class Box:
     def _start(self, stack: ExitStack, log: BinaryIO) -> None:
         assert self._process is not None and self._ids is not None and self._stage is not None  # noqa: S101, PT018 - entered
         host = cgroups.give_controllers(cgroups.locate())
-        self._leaf = cgroups.Leaf(
-            host, f"{cgroups.PREFIX}{os.getpid()}-{os.urandom(6).hex()}", self._policy.memory_bytes
-        )
+        name = f"{cgroups.PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        extra = self._engine.overhead
+        self._leaf = cgroups.Leaf(host, name, self._policy.memory_bytes + extra.memory_bytes)
         (self._folder / LEAF_NAME).write_text(json.dumps([str(path) for path in self._leaf.folders()]))
         configuration = runtime_configuration(
             self._policy, self._process, self._ids, str(self._stage.root), self._leaf.runtime_path,
             self._image.record.architecture, swap=self._leaf.can_limit_swap, processors=self._leaf.processors,
+            extra=extra,
         )  # fmt: skip
         runtime = self._stage.runtime
-        (runtime / "config.json").write_text(json.dumps(configuration))
+        (runtime / "config.json").write_text(json.dumps(self._engine.adapt(configuration, self._policy)))
         writer = self._log.open(stack, log, self._wake_read)
+        # Two open files of the one pipe: gVisor sets and reads flags of each, and would disturb itself.
+        errors = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_CLOEXEC)
         os.fchown(writer, self._ids.host(self._process.uid), self._ids.host(self._process.gid))
-        command = runc.start_command(runtime, runtime / "state", runtime / _RUNTIME_LOG, runtime / _PID_FILE)
+        command = self._engine.start_command(runtime, name)
         try:
             self._runtime = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd="/", env={"PATH": DEFAULT_PATH},
+                command, stdin=subprocess.DEVNULL, stdout=writer, stderr=errors, cwd="/", env={"PATH": DEFAULT_PATH},
                 umask=0o022,
             )  # fmt: skip
         finally:
             os.close(writer)
+            os.close(errors)
 
     def _runtime_descriptor(self, stack: ExitStack) -> int:
         assert self._runtime is not None  # noqa: S101 - started just before
@@ -253,10 +254,10 @@ class Box:
     def _find_container(self) -> str | None:
         assert self._runtime is not None and self._stage is not None  # noqa: S101, PT018 - started just before
         status = self._runtime.wait()
-        pid_file = self._stage.runtime / _PID_FILE
+        pid_file = self._stage.runtime / PID_FILE
         if status != 0 or not pid_file.exists():
             self._log.drain()
-            return runc.read_error(self._stage.runtime / _RUNTIME_LOG) or f"runc ended with status {status}."
+            return self._engine.read_error(self._stage.runtime) or f"The runtime ended with status {status}."
         try:
             self._container = os.pidfd_open(int(pid_file.read_text(encoding="ascii")))
         except (ValueError, OSError) as error:
@@ -264,8 +265,8 @@ class Box:
         return None
 
     def _start_time(self, stage: Stage, earliest: float) -> float:
-        # runc writes the pid file when the program starts, and lives some milliseconds longer.
-        age = time.time() - (stage.runtime / _PID_FILE).stat().st_mtime
+        # The runtime writes the pid file when the program starts, and lives some milliseconds longer.
+        age = time.time() - (stage.runtime / PID_FILE).stat().st_mtime
         now = time.monotonic()
         return min(now, max(earliest, now - age))
 
@@ -296,11 +297,13 @@ class Box:
             raise HostError("Processes of the sandbox would not end.", hint="Look for processes in state D.")
         usage = self._leaf.usage()
         output_bytes, output_files = mounts.usage(self._stage.output)
-        exited = status.si_code == os.CLD_EXITED
+        end = self._engine.read_end(self._stage.runtime, status)
+        if end == End() and usage.pids_refused:
+            end = process_end(status)  # the runtime itself could not go on at the submission's limit of processes
         return BoxOutcome(
             started=True,
-            exit_status=status.si_status if exited else None,
-            signal=None if exited else status.si_status,
+            exit_status=end.exit_status,
+            signal=end.signal,
             ended_by=ending,
             kill_reason=self._kill_reason or "" if ending == "kill" else "",
             oom_kills=usage.oom_kills,
@@ -310,7 +313,7 @@ class Box:
             cpu_throttled=usage.cpu_throttled,
             wall_seconds=wall_seconds,
             start_seconds=start_seconds,
-            pids_peak=usage.pids_peak,
+            pids_peak=None if self._engine.overhead.pids else usage.pids_peak,
             pids_refused=usage.pids_refused,
             log_bytes=self._log.seen_bytes,
             output_bytes=output_bytes,
@@ -342,61 +345,3 @@ class Box:
     def _remove_leaf(self) -> None:
         if self._leaf is not None:
             self._leaf.remove()
-
-
-class _Log:
-    """The pipe that the container writes its output and errors to: the first bytes are kept, all are counted."""
-
-    def __init__(self, policy: SandboxPolicy) -> None:
-        self._keep = policy.log_bytes
-        self._flood = policy.flood_bytes
-        self.seen_bytes = 0
-        self._reader = -1
-        self._wake = -1
-        self._log: BinaryIO | None = None
-
-    def open(self, stack: ExitStack, log: BinaryIO, wake: int) -> int:
-        """Make the pipe; returns the end to write to, which the caller closes."""
-        self._reader, writer = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, self._reader)
-        os.set_blocking(self._reader, False)
-        with contextlib.suppress(PermissionError):  # a larger pipe is only faster
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._log, self._wake = log, wake
-        return writer
-
-    def pump(self, process: int, deadline: float) -> Ending:
-        """Read until `process` (a pid file descriptor) ends, or until there is a reason to end it."""
-        poller = select.poll()
-        for descriptor in (self._reader, process, self._wake):
-            poller.register(descriptor, select.POLLIN)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return "wall_time"
-            ready = {descriptor for descriptor, _ in poller.poll(left * 1000)}
-            if self._wake in ready:
-                return "kill"
-            if process in ready:
-                return "itself"
-            if self._reader in ready and not self._read():
-                poller.unregister(self._reader)
-            if self.seen_bytes > self._flood:
-                return "log_limit"
-
-    def drain(self) -> None:
-        """Read what is left in the pipe after its writers are gone."""
-        while self._read():
-            if self.seen_bytes > self._flood + _PIPE_BYTES:
-                return
-
-    def _read(self) -> bool:
-        try:
-            part = os.read(self._reader, _PIPE_BYTES)
-        except BlockingIOError:
-            return False
-        kept = max(0, self._keep - self.seen_bytes)
-        if kept and part and self._log is not None:
-            self._log.write(part[:kept])
-        self.seen_bytes += len(part)
-        return bool(part)

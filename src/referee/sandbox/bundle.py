@@ -11,6 +11,7 @@ from typing import Any
 from referee.sandbox.identities import SIZE, IdRange
 from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.rootfs import Process
+from referee.sandbox.runtime import Overhead
 from referee.sandbox.seccomp import filter_profile
 
 HOSTNAME = "sandbox"
@@ -42,6 +43,7 @@ def runtime_configuration(
     *,
     swap: bool,
     processors: tuple[int, ...] = (),
+    extra: Overhead = Overhead(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """The content of `config.json`.
 
@@ -51,6 +53,7 @@ def runtime_configuration(
         architecture: the image's, as OCI writes it.
         swap: whether this machine's cgroups can limit swap.
         processors: the only ones to run on; empty for any.
+        extra: what the runtime itself takes of the cgroup.
     """
     mapping = [{"containerID": 0, "hostID": ids.base, "size": SIZE}]
     return {
@@ -64,7 +67,7 @@ def runtime_configuration(
             "namespaces": [{"type": name} for name in _NAMESPACES],
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "resources": _resources(policy, processors, swap=swap),
+            "resources": _resources(policy, processors, extra, swap=swap),
             "maskedPaths": [f"/proc/{name}" for name in _MASKED_NAMES.split()],
             "readonlyPaths": list(_READ_ONLY),
             "seccomp": filter_profile(architecture),
@@ -126,10 +129,10 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
     return {"destination": destination, "type": kind, "source": source, "options": options}
 
 
-def _resources(policy: SandboxPolicy, processors: tuple[int, ...], *, swap: bool) -> dict[str, Any]:
-    memory: dict[str, Any] = {"limit": policy.memory_bytes}
+def _resources(policy: SandboxPolicy, processors: tuple[int, ...], extra: Overhead, *, swap: bool) -> dict[str, Any]:
+    memory: dict[str, Any] = {"limit": policy.memory_bytes + extra.memory_bytes}
     if swap:
-        memory["swap"] = policy.memory_bytes  # memory and swap together: no swap at all
+        memory["swap"] = memory["limit"]  # memory and swap together: no swap at all
     cpu: dict[str, Any] = {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US}
     if processors:
         cpu["cpus"] = ",".join(map(str, processors))
@@ -137,5 +140,5 @@ def _resources(policy: SandboxPolicy, processors: tuple[int, ...], *, swap: bool
         "devices": [{"allow": False, "access": "rwm"}],
         "memory": memory,
         "cpu": cpu,
-        "pids": {"limit": policy.pids},
+        "pids": {"limit": policy.pids + extra.pids},
     }

@@ -22,8 +22,10 @@ from referee.challenge import Contract, Limits
 from referee.images.model import ImageConfig, ImageRecord, UnpackedImage
 from referee.sandbox.box import Box, BoxOutcome
 from referee.sandbox.enclosure import enclosed
+from referee.sandbox.gvisor import claimed_by_gvisor
 from referee.sandbox.judging import Excess, Seen, judge_excesses, judge_inside
-from referee.sandbox.policy import SandboxPolicy, sandbox_policy
+from referee.sandbox.levels import runtime_of
+from referee.sandbox.policy import Level, SandboxPolicy, sandbox_policy
 
 _MIB = 2**20
 _PROBES = Path(__file__).parent / "probes"
@@ -92,8 +94,9 @@ class Listeners:
 class Suite:
     """Probe containers over one folder of the host, which must be empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, level: Level = "runc") -> None:
         self._folder = folder
+        self._level = level
         self._layer = folder / "probe"
         self._data = folder / "phase"
 
@@ -144,7 +147,7 @@ class Suite:
     def inside(self, targets: dict[str, Any]) -> Seen:
         """What a probe saw, run with the default policy."""
         contract = Contract(environment={"PROBE": json.dumps({"targets": targets})})
-        outcome, log = self.run(sandbox_policy(contract, LIMITS), "/probe/inside.py")
+        outcome, log = self.run(sandbox_policy(contract, LIMITS, level=self._level), "/probe/inside.py")
         try:
             return Seen(outcome, json.loads(log))
         except ValueError:
@@ -153,14 +156,14 @@ class Suite:
     def excess(self, name: str) -> Excess:
         """What became of a probe that uses more than its limits."""
         limits = LIMITS.model_copy(update=EXCESSES[name])
-        outcome, log = self.run(sandbox_policy(Contract(), limits), "/probe/excess.py", name)
-        return Excess(limits, outcome, log)
+        outcome, log = self.run(sandbox_policy(Contract(), limits, level=self._level), "/probe/excess.py", name)
+        return Excess(limits, outcome, log, runtime_of(self._level).overhead.memory_bytes)
 
 
-def run_suite(folder: Path) -> dict[str, Any]:
+def run_suite(folder: Path, level: Level = "runc") -> dict[str, Any]:
     """Run every probe and judge it. To be called in an enclosure."""
     began = time.monotonic()
-    suite = Suite(folder)
+    suite = Suite(folder, level)
     suite.prepare()
     listeners = Listeners()
     try:
@@ -169,9 +172,11 @@ def run_suite(folder: Path) -> dict[str, Any]:
     finally:
         listeners.close()
     checks = judge_inside(first, second, listeners.reached)
+    if level == "gvisor":
+        checks = claimed_by_gvisor(checks, first.said)
     checks += judge_excesses({name: suite.excess(name) for name in EXCESSES})
     return {"checks": [asdict(check) for check in checks], "seconds": time.monotonic() - began}
 
 
 if __name__ == "__main__":
-    print(json.dumps(enclosed(lambda: run_suite(Path(sys.argv[1])))))
+    print(json.dumps(enclosed(lambda: run_suite(Path(sys.argv[1]), "gvisor" if sys.argv[2] == "gvisor" else "runc"))))

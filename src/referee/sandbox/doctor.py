@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from referee.errors import RefereeError
-from referee.sandbox import cgroups, mounts, runc
+from referee.sandbox import cgroups, mounts, runc, runsc
 from referee.sandbox.enclosure import enclosed
 from referee.sandbox.identities import FIRST_HOST_ID, SIZE, user_namespace
 from referee.sandbox.policy import Level
@@ -45,7 +45,7 @@ class HostCheck:
 
 def examine_host(level: Level = "runc") -> list[HostCheck]:
     """Look at everything that sandboxes of `level` need. Changes nothing that stays."""
-    checks = [_kernel(), _root(), _runc(), _user_namespaces(), _cgroups(), _swap(), _overlay(), _image_tools()]
+    checks = [_kernel(), _root(), _runc(level), _user_namespaces(), _cgroups(), _swap(), _overlay(), _image_tools()]
     return [*checks, _gvisor(level)]
 
 
@@ -70,10 +70,12 @@ def _root() -> HostCheck:
     )  # fmt: skip
 
 
-def _runc() -> HostCheck:
+def _runc(level: Level) -> HostCheck:
     try:
         program = runc.find_runc()
     except RefereeError as error:
+        if level != "runc":
+            return HostCheck("runc", "ok", f"not installed (the level `{level}` does not need it)")
         return HostCheck("runc", "fail", "not installed", error.hint)
     version = runc.runc_version(program)
     text = f"{program} {'.'.join(map(str, version))}"
@@ -184,9 +186,10 @@ def _image_tools() -> HostCheck:
 
 
 def _gvisor(level: Level) -> HostCheck:
-    program = shutil.which("runsc")
-    if level == "gvisor":
-        return HostCheck(
-            "runsc", "fail", program or "not installed", "The level `gvisor` is not available yet: use `runc`."
-        )
-    return HostCheck("runsc", "ok", f"{program or 'not installed'} (optional, for the level `gvisor`)")
+    try:
+        program = runsc.find_runsc()
+    except RefereeError as error:
+        if level == "gvisor":
+            return HostCheck("runsc", "fail", error.message, error.hint)
+        return HostCheck("runsc", "ok", "not installed (optional, for the level `gvisor`)")
+    return HostCheck("runsc", "ok", f"{program} {runsc.runsc_version(program)}, platform {runsc.PLATFORM}")

@@ -35,11 +35,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """What became of a probe that used more than `limits`."""
+    """What became of a probe that used more than `limits`; the runtime's own memory is granted above them."""
 
     limits: Limits
     outcome: BoxOutcome
     log: bytes
+    runtime_bytes: int = 0
 
 
 def judge_inside(first: Seen, second: Seen, reached: int) -> list[Promise]:
@@ -81,11 +82,13 @@ def _network(said: Mapping[str, Any], reached: int) -> list[Promise]:
 
 def _privileges(said: Mapping[str, Any]) -> list[Promise]:
     status, spaces = said["status"], said["namespaces"]
-    capabilities = {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+    # Kernels that know no ambient capabilities, such as gVisor's, do not list them.
+    sets = ("CapInh", "CapPrm", "CapEff", "CapBnd", *(("CapAmb",) if "CapAmb" in status else ()))
+    capabilities = {name: int(status[name], 16) for name in sets}
     unshared = {**spaces["unshare"], "clone": spaces["clone"], "clone3": spaces["clone3"]}
     first, base, count = (int(word) for word in said["ids"]["uid_map"])
     return [
-        Promise("no_new_privileges", status["NoNewPrivs"] == "1", f"NoNewPrivs {status['NoNewPrivs']}"),
+        Promise("no_new_privileges", status.get("NoNewPrivs") == "1", f"NoNewPrivs {status.get('NoNewPrivs')}"),
         Promise("no_setuid", said["setuid"] == "1000", f"a set-user-id program ran as uid {said['setuid']}"),
         Promise("no_capabilities", not any(capabilities.values()), _list(capabilities)),
         Promise("user_namespace", (first, count) == (0, 65536) and base > 65535, f"uid 0 inside is {base} on the host"),
@@ -178,16 +181,17 @@ def judge_excesses(excesses: Mapping[str, Excess]) -> list[Promise]:
     cpu, processes, endless = excesses["cpu"], excesses["processes"], excesses["endless"]
     log, output, scratch = excesses["log"], excesses["output"], excesses["scratch"]
     late = endless.outcome.wall_seconds - endless.limits.wall_time.total_seconds()
-    used = cpu.outcome.cpu_seconds / max(cpu.outcome.wall_seconds, 1e-9)
-    peak = memory.outcome.peak_memory_bytes
+    # The runtime's own start is counted in the same cgroup, under the same limit.
+    used = cpu.outcome.cpu_seconds / max(cpu.outcome.wall_seconds + cpu.outcome.start_seconds, 1e-9)
+    peak, most = memory.outcome.peak_memory_bytes, memory.limits.memory + memory.runtime_bytes
     pids_peak = processes.outcome.pids_peak
     counts = _numbers(output)
     scratched = _numbers(scratch)
     rooms = (scratch.limits.scratch, scratch.limits.shm)
     return [
         Promise(
-            "memory_limit", memory.outcome.oom_kills > 0 and 0 < peak <= memory.limits.memory,
-            f"{memory.outcome.oom_kills} kills by the kernel at {peak} of {memory.limits.memory} bytes",
+            "memory_limit", memory.outcome.oom_kills > 0 and 0 < peak <= most,
+            f"{memory.outcome.oom_kills} kills by the kernel at {peak} of {most} bytes",
         ),
         Promise(
             "memory_verdict", false.oom_kills == 0 and false.exit_status == 128 + signal.SIGKILL,
@@ -208,7 +212,7 @@ def judge_excesses(excesses: Mapping[str, Excess]) -> list[Promise]:
         ),
         Promise(
             "log_limit", log.outcome.ended_by == "log_limit" and len(log.log) <= log.limits.log,
-            f"{len(log.log)} bytes kept of {log.outcome.log_bytes}",
+            f"{len(log.log)} bytes kept of {log.outcome.log_bytes}; ended by {log.outcome.ended_by}",
         ),
         Promise(
             "output_limit", 0 < output.outcome.output_bytes <= output.limits.output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from referee.challenge import Contract, Limits
 from referee.errors import ConfigurationError
@@ -70,6 +70,18 @@ class SandboxPolicy:
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()
 
 
+def known_level(level: str) -> Level:
+    """The isolation level of that name.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    for known in get_args(Level):
+        if known == level:
+            return cast(Level, known)
+    raise ConfigurationError(f"{level!r} is not an isolation level.", hint="Choose `runc` or `gvisor`.")
+
+
 def sandbox_policy(
     contract: Contract, limits: Limits, wall_time_scale: float = 1.0, level: str = "runc", gpus: tuple[str, ...] = ()
 ) -> SandboxPolicy:
@@ -79,11 +91,10 @@ def sandbox_policy(
         ConfigurationError: if the contract's paths lie inside each other or inside the sandbox's own folders, or the
             level is unknown.
     """
-    if level not in ("runc", "gvisor"):
-        raise ConfigurationError(f"{level!r} is not an isolation level.", hint="Choose `runc` or `gvisor`.")
+    known = known_level(level)
     _check_paths(contract)
     return SandboxPolicy(
-        level="gvisor" if level == "gvisor" else "runc",
+        level=known,
         data=contract.data,
         output=contract.output,
         predictions=contract.predictions,

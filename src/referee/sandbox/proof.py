@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from referee.errors import HostError, UnsafeHostError
-from referee.sandbox import runc
 from referee.sandbox.enclosure import boot_id
-from referee.sandbox.policy import Level
+from referee.sandbox.levels import runtime_of
+from referee.sandbox.policy import Level, known_level
 from referee.sandbox.promise import Promise
 from referee.sandbox.sweep import sweep
 
@@ -62,22 +62,23 @@ def prove_host(node_folder: Path, level: str = "runc", accepted_risks: Iterable[
         accepted_risks: names of promises that may be broken.
 
     Raises:
-        UnsafeHostError: if a promise cannot be shown and is not accepted, with the reason and the mend.
+        ConfigurationError: if there is no such level.
+        UnsafeHostError: if the level's runtime is not installed, or if a promise cannot be shown and is not accepted,
+            with the reason and the mend.
     """
-    if level != "runc":
-        raise UnsafeHostError(f"The isolation level {level} is not available yet.", hint="Use `runc`.")
+    wanted = known_level(level)
     accepted = tuple(sorted(set(accepted_risks)))
     folder = node_folder / "proofs"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = _key("runc")
+    key = _key(wanted)
     place = folder / f"{level}.json"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers that start together wait for one proof
         proof = _read(place, key, accepted)
         if proof is None:
-            proof = _prove(folder, "runc", key, accepted)
+            proof = _prove(folder, wanted, key, accepted)
             if proof.broken:  # a machine under heavy load may need a second try to show a limit
-                proof = _prove(folder, "runc", key, accepted)
+                proof = _prove(folder, wanted, key, accepted)
             aside = place.with_suffix(".new")
             aside.write_text(json.dumps(proof.as_json() | {"accepted": []}), encoding="utf-8")
             aside.replace(place)
@@ -93,9 +94,9 @@ def prove_host(node_folder: Path, level: str = "runc", accepted_risks: Iterable[
     return proof
 
 
-def _key(level: str) -> str:
+def _key(level: Level) -> str:
     """Names everything that a proof rests on: this boot, the kernel, the runtime, and the code of this room."""
-    program = Path(runc.find_runc()).resolve()
+    program = Path(runtime_of(level).find()).resolve()
     status = program.stat()
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
@@ -120,7 +121,7 @@ def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> H
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix="suite-") as name:
         # A process of its own: the suite forks and changes namespaces, which a program with threads must not.
-        command = [sys.executable, "-m", "referee.sandbox.conformance", name]
+        command = [sys.executable, "-m", "referee.sandbox.conformance", name, level]
         environment = os.environ | {_CANARY: "must not be seen"}
         try:
             done = subprocess.run(command, capture_output=True, timeout=_SUITE_SECONDS, check=False, env=environment)

@@ -8,27 +8,49 @@ that neither `runc kill` nor `runc delete` (20 ms each) is needed.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from referee.errors import UnsafeHostError
+from referee.sandbox.policy import SandboxPolicy
+from referee.sandbox.runtime import PID_FILE, RUNTIME_LOG, End, Overhead, process_end
 
-# The name inside its own state folder; nobody sees it.
-_CONTAINER = "sandbox"
 
+class Runc:
+    """The level `runc`: see `Runtime`."""
 
-def start_command(bundle: Path, state: Path, log: Path, pid_file: Path) -> list[str]:
-    """The command line that starts the bundle and returns; the container then belongs to the nearest reaper.
+    @property
+    def overhead(self) -> Overhead:
+        """Nothing stays in the cgroup but the submission."""
+        return Overhead()
 
-    Raises:
-        UnsafeHostError: if runc is not installed.
-    """
-    return [
-        *(find_runc(), "--root", str(state), "--log", str(log), "--log-format", "json"),
-        *("run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), _CONTAINER),
-    ]
+    def find(self) -> str:
+        """Where the installed runc is."""
+        return find_runc()
+
+    def adapt(self, configuration: dict[str, Any], policy: SandboxPolicy) -> dict[str, Any]:  # noqa: ARG002 - the seam's
+        """Bundles are written for runc."""
+        return configuration
+
+    def start_command(self, bundle: Path, name: str) -> list[str]:
+        """`runc run --detach`."""
+        return [
+            *(find_runc(), "--root", str(bundle / "state"), "--log", str(bundle / RUNTIME_LOG)),
+            *("--log-format", "json", "run", "--detach", "--bundle", str(bundle)),
+            *("--pid-file", str(bundle / PID_FILE), name),
+        ]
+
+    def read_error(self, bundle: Path) -> str:
+        """The last error in runc's own log."""
+        return read_error(bundle / RUNTIME_LOG)
+
+    def read_end(self, bundle: Path, ended: os.waitid_result) -> End:  # noqa: ARG002 - the seam's
+        """The process is the submission's own."""
+        return process_end(ended)
 
 
 def find_runc() -> str:
