@@ -54,6 +54,20 @@ def test_a_plan_of_400_is_within_half_a_percent_of_the_bound_and_keeps_its_quota
     assert 4 * found.hours["t4"] <= bounds.quotas["G"] * bounds.usable_hours * (1 + 1e-6)
 
 
+def test_where_quotas_couple_dear_and_cheap_machines_whole_evaluations_lose_almost_nothing() -> None:
+    rng = np.random.default_rng([20_261_122, 400, 5])
+    lengths, ratio = rng.lognormal(1.5, 0.8, 400), rng.lognormal(np.log(2.1), 0.25, 400)
+    needs = [
+        Need(f"e{i}", 1, {"v100": hours, "t4": hours * slower, "t4-large": 0.97 * hours * slower})
+        for i, (hours, slower) in enumerate(zip(lengths.tolist(), ratio.tolist(), strict=True))
+    ]
+    options = [*OPTIONS[:2], Option("t4-large", 0.752, "G", 8)]
+    scarce = 4 * float((lengths * ratio).sum()) / 504 * 0.5
+    found = assign(needs, options, Bounds(504.0, quotas={"G": scarce, "P": 1e6}))
+    assert not found.exact
+    assert 0 <= found.gap < 0.0005
+
+
 def brute_force(needs: list[Need], bounds: Bounds) -> float:
     price = {option.name: option for option in OPTIONS}
     best = float("inf")

@@ -143,3 +143,14 @@ def test_what_cannot_be_promised_is_refused_in_words() -> None:
         Wishes(confidence=1.5)
     with pytest.raises(ConfigurationError, match="referee pilot"):
         make_plan("c", "p", [Group("gpu", 5, 1, GIB, 0, 0, {})], CLOUD, Wishes())
+
+
+def test_what_ran_elsewhere_is_learned_from_but_not_taken_for_done() -> None:
+    offers = dict(CLOUD.offers)
+    offers["p3.2xlarge"] = offers["p3.2xlarge"].model_copy(update={"speed": 2.1})
+    seen = Runtimes(hours(20, 1), np.ones(20, dtype=np.bool_), 19.0)
+    group = Group("gpu", 100, 4, 8 * GIB, 1, 12 * GIB, {"p3.2xlarge": seen})
+    plan = make_plan("c", "p", [group], Catalogue(name="x", offers=offers), Wishes(timedelta(days=21)))
+    assert plan.assignment == {"gpu": {"g4dn.xlarge": 80}}
+    assert plan.started == 20
+    assert plan.hours.mid == pytest.approx(float(seen.hours.sum()) * (1 + 4 * 2.1))
