@@ -54,6 +54,7 @@ def main() -> None:
     step("Scores and leaderboards")
     referee("score")
     referee("leaderboard", "--phase", "private_test")
+    referee("analyse", "--phase", "private_test")
     referee("report")
     referee("ledger", "verify")
     step(f"Done in {time.monotonic() - began:.0f} s. Look at demo/report.html, or go on by hand:")

@@ -11,6 +11,7 @@ import re
 import tomllib
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -144,6 +145,36 @@ class MetricChoice(Frozen):
     secondary: tuple[str, ...] = ()
 
 
+class Reduction(StrEnum):
+    """How a team's finals become the team's one entry; declared in advance."""
+
+    BEST = "best"
+    LAST = "last"
+    MEAN = "mean"
+
+
+class UncertaintyChoice(Frozen):
+    """How uncertainty is told; to be fixed before anything is scored.
+
+    Attributes:
+        replicates: bootstrap replicates.
+        seed: of the draws.
+        level: of score intervals, rank sets and rank ranges.
+        tie_error: family-wise error of the tie groups.
+        cluster_column: metadata column whose values are drawn as a whole; None draws items singly.
+        teams: how a team's finals become its one entry; None leaves each submission an entry of its own.
+        prize_places: boundaries that are looked at, each behind this many entries.
+    """
+
+    replicates: int = Field(default=10_000, ge=100)
+    seed: int = 0
+    level: float = Field(default=0.9, gt=0, lt=1)
+    tie_error: float = Field(default=0.05, gt=0, lt=1)
+    cluster_column: str | None = None
+    teams: Reduction | None = None
+    prize_places: tuple[int, ...] = (1,)
+
+
 class MachineType(Frozen):
     """A kind of machine that attempts run on. Prices are US dollars for an hour."""
 
@@ -190,6 +221,7 @@ class Challenge(Frozen):
     limits: Limits = Limits()
     predictions: PredictionFormat = PredictionFormat()
     metric: MetricChoice = MetricChoice()
+    uncertainty: UncertaintyChoice = UncertaintyChoice()
     machines: dict[str, MachineType] = Field(default_factory=dict)
     engine: EngineChoice = EngineChoice()
     sandbox: SandboxChoice = SandboxChoice()

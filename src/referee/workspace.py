@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 
 from referee.challenge import Challenge, load_challenge
-from referee.errors import ConfigurationError
+from referee.errors import CheckFailedError, ConfigurationError
 from referee.images.store import ImageStore
 from referee.ledger import ChallengeRecorded, Ledger, PhaseRecorded, RiskAccepted, queries
 from referee.ledger.events import Event
 from referee.objects import ObjectStore
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
+from referee.scoring.analysis import Analysis, analyse_phase
 from referee.scoring.leaderboard import Leaderboard, leaderboard
 from referee.scoring.metric import chosen_metrics, constant_half
 from referee.scoring.score import Scoring, score_evaluations
@@ -148,17 +149,44 @@ class Workspace:
         ledger.append(scoring.events)
         return scoring
 
+    def analysis(self, ledger: Ledger, phase: str) -> Analysis:
+        """What the scores of a phase are worth: intervals, rank sets, tie groups, prize boundaries, look-alikes.
+
+        Raises:
+            ConfigurationError: if the phase has no labels, or its metadata do not fit.
+            CheckFailedError: if a valid result cannot be read any more.
+        """
+        settings = self.challenge.phase(phase)
+        data = record_phase(self.challenge, phase)
+        self.labels(phase, data)
+        analysis, refused = analyse_phase(
+            phase,
+            evaluations=queries.evaluations(ledger, phase),
+            attempts=queries.attempts(ledger, phase=phase),
+            store=self.objects,
+            names=data.names,
+            labels=self.challenge.folder / str(settings.labels),
+            labels_digest=str(queries.phases(ledger)[phase].labels_digest),
+            metadata=self.challenge.folder / settings.metadata if settings.metadata else None,
+            metric=self.challenge.metric,
+            layout=self.challenge.predictions,
+            uncertainty=self.challenge.uncertainty,
+            limit_bytes=self.challenge.limits.output,
+            finals=[row.submission for row in queries.submissions(ledger)],
+        )
+        if refused:
+            raise CheckFailedError(
+                "Valid results could not be analysed: " + "; ".join(f"{r.evaluation}: {r.reason}" for r in refused),
+                hint="Find out what happened to these results in the object store.",
+            )
+        return analysis
+
     def board(self, ledger: Ledger, phase: str) -> Leaderboard:
         """The leaderboard of a phase; beside a private phase the last public one that was scored."""
         scores = queries.scores(ledger)
         metrics = chosen_metrics(self.challenge.metric)
         evaluations = queries.evaluations(ledger)
-        scored = {row.phase for row in evaluations if row.evaluation in {score.evaluation for score in scores}}
-        public = None
-        if self.challenge.phase(phase).visibility == "private":
-            names = [name for name, other in self.challenge.phases.items() if other.visibility == "public"]
-            shown = [name for name in names if name in scored]
-            public = leaderboard(shown[-1], metrics, evaluations, scores) if shown else None
+        public = self.public_board(ledger) if self.challenge.phase(phase).visibility == "private" else None
         return leaderboard(
             phase,
             metrics,
@@ -168,6 +196,16 @@ class Workspace:
             public=public,
             refusals=queries.refusals(ledger),
         )
+
+    def public_board(self, ledger: Ledger) -> Leaderboard | None:
+        """The board of the last public phase that was scored; None if none was."""
+        scores = queries.scores(ledger)
+        evaluations = queries.evaluations(ledger)
+        with_scores = {score.evaluation for score in scores}
+        scored = {row.phase for row in evaluations if row.evaluation in with_scores}
+        names = [name for name, phase in self.challenge.phases.items() if phase.visibility == "public"]
+        shown = [name for name in names if name in scored]
+        return leaderboard(shown[-1], chosen_metrics(self.challenge.metric), evaluations, scores) if shown else None
 
     def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:
         """`phase`, or the one that an operator most likely means: a private one that was run, else the last that was.

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from scoring_rows import WHEN, attempt, evaluation, score
 
-from referee.challenge import Challenge, Limits, MachineType, Phase
+from referee.challenge import Challenge, Limits, MachineType, Phase, UncertaintyChoice
 from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.report import ReportData, pictures, render_report, report_data
 from referee.report.bill import bill
 from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
 from referee.scoring.leaderboard import leaderboard, unblinded
 from referee.scoring.metric import constant_half, find_metric
-from referee.scoring.standings import UncertaintyChoice
 from referee.verdicts import Blame, Verdict
 
 METRICS = [find_metric("log_loss"), find_metric("roc_auc")]

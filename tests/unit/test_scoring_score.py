@@ -13,14 +13,13 @@ import pytest
 from scoring_rows import attempt, evaluation
 from sklearn.metrics import log_loss, roc_auc_score
 
-from referee.challenge import MetricChoice, PredictionFormat
+from referee.challenge import MetricChoice, PredictionFormat, UncertaintyChoice
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger.queries import EvaluationRow, ScoreRow
 from referee.objects import ObjectStore, digest
 from referee.scoring.analysis import analyse_phase
 from referee.scoring.score import Scoring, score_evaluations
 from referee.scoring.scorer import ScoringError, ScoringLimits
-from referee.scoring.standings import UncertaintyChoice
 from referee.verdicts import Verdict
 
 NAMES = tuple(f"video-{number}.mp4" for number in range(60))

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from referee.challenge import Reduction, UncertaintyChoice
 from referee.errors import ConfigurationError
 from referee.scoring.analysis import AnalysisOrder, SuspectFacts, analyse
 from referee.scoring.comparisons import board_of_means, rank_sets, tie_groups
 from referee.scoring.metadata import read_metadata
 from referee.scoring.metric import Floats, find_metric
-from referee.scoring.resampling import Reduction
-from referee.scoring.standings import Entry, UncertaintyChoice, standings
+from referee.scoring.standings import Entry, standings
 
 LOG_LOSS = find_metric("log_loss")
 RNG = np.random.default_rng(3)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, t, ttest_rel
 
+from referee.challenge import Reduction
 from referee.scoring.comparisons import board_of_means, board_of_replicates, paired_z, rank_sets, tie_groups
 from referee.scoring.metric import Floats, find_metric
-from referee.scoring.resampling import Reduction, Replicates, bootstrap, bootstrap_means, draw_counts, reduce_to_teams
+from referee.scoring.resampling import Replicates, bootstrap, bootstrap_means, draw_counts, reduce_to_teams
 from referee.scoring.uncertainty import intervals, rank_ranges, share_of_resamples_won
 
 

@@ -1,4 +1,4 @@
-"""`referee score`, `referee leaderboard` and `referee report`: from accepted predictions to the board."""
+"""`referee score`, `leaderboard`, `analyse` and `report`: from accepted predictions to the board and its worth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
 from referee.scoring.leaderboard import Leaderboard, unblinded
 from referee.scoring.score import Scoring
+from referee.scoring.standings import Standings
 from referee.workspace import Workspace
 
 Phase = Annotated[str | None, Parameter(help="Which phase; by default the private one that was run.")]
@@ -78,7 +79,7 @@ def leaderboard(
         board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
         risks = queries.accepted_risks(ledger)
         if unblind:
-            board = _named(ledger, board)
+            board = _named(ledger, board, "leaderboard")
     if json:
         sys.stdout.write(board.to_json())
     elif csv:
@@ -92,6 +93,73 @@ def leaderboard(
 
 
 @app.command
+def analyse(*, phase: Phase = None, challenge: Folder = HERE, json: AsJson = False) -> None:
+    """What the scores are worth: intervals, rank sets, ties, the files that decide a prize, look-alikes.
+
+    The JSON names files of the phase: it is for the operator only.
+    """
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        name = workspace.phase_or_default(ledger, phase)
+        found = workspace.analysis(ledger, name)
+    if json:
+        screen.print_json({"phase": name} | found.model_dump(mode="json"))
+        return
+    if found.standings is None:
+        screen.say(f"Nothing has a valid result on {name}.")
+        return
+    _print_standings(name, found.standings)
+    for boundary in found.boundaries:
+        screen.say()
+        screen.say(
+            f"Place {boundary.place}: {boundary.winner} is ahead of {boundary.runner_up} by {boundary.gap:.6f}, "
+            f"{boundary.gap_total:.3f} summed over the files."
+        )
+        for what, fewest in (("removed", boundary.fewest_removals), ("relabelled", boundary.fewest_relabellings)):
+            files = "1 file" if fewest == 1 else f"{fewest} files"
+            screen.say(f"  It would change with {files} {what}." if fewest else f"  No file {what} would change it.")
+    if found.look_alikes:
+        screen.say()
+        screen.print_table(
+            ["look-alikes across teams", "", "why", "correlation>"],
+            [(pair.one, pair.other, str(pair.likeness), f"{pair.correlation:.4f}") for pair in found.look_alikes],
+        )
+        screen.say("A list to look through; nothing follows from it by itself.")
+
+
+def _print_standings(phase: str, found: Standings) -> None:
+    percent = f"{found.level:.0%}"
+    screen.print_table(
+        [
+            "rank>",
+            "entry",
+            f"{found.metric}>",
+            f"{percent} interval",
+            f"{percent} rank set",
+            "tie group>",
+            "beats next>",
+        ],
+        [
+            (
+                str(entry.rank),
+                entry.entry,
+                f"{entry.score:.5f}",
+                f"{entry.score_low:.5f} to {entry.score_high:.5f}",
+                f"{entry.rank_low} to {entry.rank_high}",
+                str(entry.tie_group),
+                "" if entry.share_won_against_next is None else f"{entry.share_won_against_next:.1%}",
+            )
+            for entry in found.entries
+        ],
+        title=f"{phase}: {found.replicates} paired resamples of {found.units} "
+        + ("clusters" if found.clustered else "files"),
+    )
+    screen.say("beats next: share of resamples in which the entry beats the one below it.")
+    for warning in found.warnings:
+        screen.say(f"Note: {warning}")
+
+
+@app.command
 def report(
     *,
     phase: Phase = None,
@@ -99,6 +167,9 @@ def report(
         Path | None, Parameter(name=["--output", "-o"], help="By default report.html beside challenge.toml.")
     ] = None,
     challenge: Folder = HERE,
+    analysis: Annotated[
+        bool, Parameter(negative="--no-analysis", help="Tell what the scores are worth (takes longer on large boards).")
+    ] = True,
     unblind: Unblind = False,
 ) -> None:
     """Write one self-contained HTML file: the board, pictures, runtimes, failures by cause, the bill."""
@@ -109,7 +180,7 @@ def report(
     with workspace.ledger() as ledger:
         board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
         if unblind:
-            board = _named(ledger, board)
+            board = _named(ledger, board, "report")
         recorded = queries.phases(ledger)[board.phase]
         data = report_data(
             workspace.challenge,
@@ -124,14 +195,16 @@ def report(
                 ("sandbox level", workspace.challenge.sandbox.level),
             ],
             accepted_risks=queries.accepted_risks(ledger),
+            public=workspace.public_board(ledger) if board.public_phase else None,
+            analysis=workspace.analysis(ledger, board.phase) if analysis and board.rows else None,
         )
     target = output or workspace.challenge.folder / "report.html"
     target.write_text(render_report(data), encoding="utf-8")
     screen.say(f"Wrote {target}.")
 
 
-def _named(ledger: Ledger, board: Leaderboard) -> Leaderboard:
-    ledger.append([IdentitiesUnblinded(command=f"leaderboard --phase {board.phase} --unblind")])
+def _named(ledger: Ledger, board: Leaderboard, command: str) -> Leaderboard:
+    ledger.append([IdentitiesUnblinded(command=f"{command} --phase {board.phase} --unblind")])
     everyone = [row.submission for row in board.rows] + [left.submission for left in board.unscored]
     names = queries.names(ledger, everyone)
     return unblinded(board, {blind: (who.submission_name, who.team_name) for blind, who in names.items()})

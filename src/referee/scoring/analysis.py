@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from referee.challenge import Frozen, MetricChoice, PredictionFormat
+from referee.challenge import Frozen, MetricChoice, PredictionFormat, Reduction, UncertaintyChoice
 from referee.errors import ConfigurationError
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.objects import ObjectStore
@@ -19,10 +19,9 @@ from referee.scoring.boundary import prize_boundary
 from referee.scoring.lookalikes import Likeness, Suspect, look_alikes
 from referee.scoring.metadata import read_metadata
 from referee.scoring.metric import Floats, MeanMetric, Metric
-from referee.scoring.resampling import Reduction
 from referee.scoring.scorer import Refused, Result, ScoringLimits, ask_scorer, valid_results
 from referee.scoring.shakeup import reliability, scores_by_group
-from referee.scoring.standings import Entry, Standings, UncertaintyChoice, standings
+from referee.scoring.standings import Entry, Standings, standings
 
 _RELIABILITY_OF = 10  # reliability diagrams are drawn of the best entries only
 

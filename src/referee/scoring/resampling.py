@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from referee.challenge import Reduction
 from referee.scoring.metric import Floats, MeanMetric, Metric
 
 Singles = NDArray[np.float32]
@@ -22,14 +22,6 @@ Places = NDArray[np.intp]
 
 # Part of the meaning of a seed: the draws are made in blocks of this many replicates.
 _BLOCK_REPLICATES = 500
-
-
-class Reduction(StrEnum):
-    """How a team's finals become the team's one entry; declared in advance."""
-
-    BEST = "best"
-    LAST = "last"
-    MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True)

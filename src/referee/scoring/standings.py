@@ -10,38 +10,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from pydantic import Field
 
-from referee.challenge import Frozen
+from referee.challenge import Frozen, Reduction, UncertaintyChoice
 from referee.scoring.comparisons import Board, board_of_means, board_of_replicates, rank_sets, tie_groups
 from referee.scoring.leaderboard import competition_ranks
 from referee.scoring.metric import Floats, MeanMetric, Metric
-from referee.scoring.resampling import Reduction, Replicates, bootstrap, bootstrap_means, reduce_to_teams
+from referee.scoring.resampling import Replicates, bootstrap, bootstrap_means, reduce_to_teams
 from referee.scoring.uncertainty import intervals, rank_ranges, share_of_resamples_won
 
 _FEW_CLUSTERS = 30
-
-
-class UncertaintyChoice(Frozen):
-    """How uncertainty is told; to be fixed before anything is scored.
-
-    Attributes:
-        replicates: bootstrap replicates.
-        seed: of the draws.
-        level: of score intervals, rank sets and rank ranges.
-        tie_error: family-wise error of the tie groups.
-        cluster_column: metadata column whose values are drawn as a whole; None draws items singly.
-        teams: how a team's finals become its one entry; None leaves each submission an entry of its own.
-        prize_places: boundaries that are looked at, each behind this many entries.
-    """
-
-    replicates: int = Field(default=10_000, ge=100)
-    seed: int = 0
-    level: float = Field(default=0.9, gt=0, lt=1)
-    tie_error: float = Field(default=0.05, gt=0, lt=1)
-    cluster_column: str | None = None
-    teams: Reduction | None = None
-    prize_places: tuple[int, ...] = (1,)
 
 
 class Standing(Frozen):
