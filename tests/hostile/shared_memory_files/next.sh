@@ -1,0 +1,2 @@
+cat /dev/shm/meet-me && echo ESCAPED
+true

@@ -1,0 +1,18 @@
+import ctypes
+
+from hostile import must_fail, say
+
+space = ctypes.create_string_buffer(256)
+here = ctypes.byref(space)
+must_fail("userfaultfd", 1)
+must_fail("bpf", 0, here, 64)
+must_fail("perf_event_open", here, 0, -1, -1, 0)
+must_fail("fanotify_init", 0, 0)
+must_fail("syslog", 10, 0, 0)
+must_fail("kexec_load", 0, 0, 0, 0)
+must_fail("init_module", here, 0, b"")
+must_fail("swapon", b"/tmp/none", 0)
+must_fail("quotactl", 0, 0, 0, 0)
+must_fail("memfd_secret", 0)
+must_fail("sync")
+say("tried")
