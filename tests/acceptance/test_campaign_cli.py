@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from board_world import ITEMS, REFEREE, SUBMISSIONS, as_json, copy_challenge, leftovers, make_challenge, referee
 from sklearn.metrics import log_loss
+
+from board_world import ITEMS, REFEREE, SUBMISSIONS, as_json, copy_challenge, leftovers, make_challenge, referee
+from referee.ledger import Ledger
 
 pytestmark = pytest.mark.containers
 
@@ -113,15 +115,9 @@ def test_control_c_is_safe_and_the_next_run_goes_on(imported: Path, tmp_path: Pa
 
 def test_a_second_controller_is_refused_with_a_sentence(imported: Path, tmp_path: Path) -> None:
     folder = copy_challenge(imported, tmp_path / "challenge")
-    with subprocess.Popen(
-        [REFEREE, "run", "--phase", "private_test"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
-        _until_something_runs(folder)
+    with Ledger.open(folder / ".referee" / "ledger.sqlite") as ledger, ledger.lead():
         command = [REFEREE, "run", "--phase", "private_test"]
         second = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        run.send_signal(signal.SIGINT)
-        run.send_signal(signal.SIGINT)
-        run.wait(timeout=60)
     assert second.returncode == 4
     assert "Another controller is at work" in second.stderr
     assert "Traceback" not in second.stderr
