@@ -182,6 +182,7 @@ def main() -> None:
     found["controller"] = {
         "campaigns": arguments.controller,
         "controller": controller_coverage.study(arguments.controller, SEED),
+        "kernel_on_the_same": controller_coverage.in_kernel(arguments.controller, SEED),
         "kernel": controller_coverage.in_kernel(arguments.campaigns, SEED),
     }
     _write(found, began)
