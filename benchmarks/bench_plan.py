@@ -169,9 +169,26 @@ def main() -> None:
     parser.add_argument("--campaigns", type=int, default=2000, help="simulated campaigns for each shape")
     parser.add_argument("--controller", type=int, default=200, help="campaigns through the real controller")
     parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="of the coverage study")
+    parser.add_argument("--coverage-only", action="store_true", help="keep the other parts of the last result")
     arguments = parser.parse_args()
     began = time.monotonic()
-    found: dict[str, Any] = {"campaigns": arguments.campaigns, "seed": arguments.seed, "coverage": {}}
+    found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if arguments.coverage_only else {}
+    found |= {"campaigns": arguments.campaigns, "seed": arguments.seed, "coverage": {}}
+    if not arguments.coverage_only:
+        _all_but_coverage(found, arguments, began)
+    coverage: dict[str, dict[str, dict[str, list[float]]]] = {}
+    widths: dict[str, dict[str, dict[str, float]]] = {}
+    found["coverage"], found["half_width_of_truth"] = coverage, widths
+    for shape in plan_coverage.SHAPES:
+        for moment, quantities in plan_coverage.study(shape, arguments.campaigns, arguments.seed).items():
+            for quantity, (cover, relative, naive, of_truth) in quantities.items():
+                coverage.setdefault(quantity, {}).setdefault(moment, {})[shape] = [cover, relative, naive]
+                widths.setdefault(quantity, {}).setdefault(moment, {})[shape] = of_truth
+        _write(found, began)
+        print(f"{shape}: done after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _all_but_coverage(found: dict[str, Any], arguments: argparse.Namespace, began: float) -> None:
     for part in (replay, lp_gaps, speed, promises):
         found |= part()
         _write(found, began)
@@ -186,16 +203,6 @@ def main() -> None:
         "kernel": controller_coverage.in_kernel(arguments.campaigns, SEED),
     }
     _write(found, began)
-    coverage: dict[str, dict[str, dict[str, list[float]]]] = {}
-    widths: dict[str, dict[str, dict[str, float]]] = {}
-    found["coverage"], found["half_width_of_truth"] = coverage, widths
-    for shape in plan_coverage.SHAPES:
-        for moment, quantities in plan_coverage.study(shape, arguments.campaigns, arguments.seed).items():
-            for quantity, (cover, relative, naive, of_truth) in quantities.items():
-                coverage.setdefault(quantity, {}).setdefault(moment, {})[shape] = [cover, relative, naive]
-                widths.setdefault(quantity, {}).setdefault(moment, {})[shape] = of_truth
-        _write(found, began)
-        print(f"{shape}: done after {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _write(found: dict[str, Any], began: float) -> None:

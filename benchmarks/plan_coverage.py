@@ -123,7 +123,7 @@ class Tally:
         return result
 
 
-def study(shape: str, number: int, seed: int, replicates: int = 1000) -> dict[str, dict[str, list[float]]]:
+def study(shape: str, number: int, seed: int, replicates: int = 300) -> dict[str, dict[str, list[float]]]:
     """For each moment and quantity: cover, half-width over the design-based one, naive cover, half-width over truth.
 
     Takes about 0.05 s for each campaign and moment.
