@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 from referee.sandbox import kernel
@@ -55,6 +56,9 @@ class Decoys:
         before, packets = self.reached(), self.packets()
         for address in ((METADATA, 80), (SERVER, 53), ("127.0.0.1", PORTS["tcp"])):
             socket.create_connection(address, timeout=5).close()
+        deadline = time.monotonic() + 5
+        while self.reached() < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
         if self.reached() < before + 3 or self.packets() <= packets:
             raise RuntimeError("the decoys do not count what reaches them")
 
@@ -76,28 +80,26 @@ class Decoys:
                     for address in ("127.0.0.1", "::1", HOST):
                         sockets += [_listen(address, port, kind) for kind, port in PORTS.items()]
                 os.write(ready, b"x")
-                self._serve(sockets)
+                self._serve(sockets, 8 if own_namespace else 0)
             finally:
                 os._exit(1)
         return child
 
-    def _serve(self, sockets: list[socket.socket]) -> None:
+    def _serve(self, sockets: list[socket.socket], slot: int) -> None:
         while True:
             for listener in select.select(sockets, [], [])[0]:
                 with contextlib.suppress(OSError):
-                    if listener.type == socket.SOCK_DGRAM:
+                    connection = None if listener.type == socket.SOCK_DGRAM else listener.accept()[0]
+                    # Counted before it is closed, so that whoever saw the end of it is counted.
+                    _COUNT.pack_into(self._reached, slot, _COUNT.unpack_from(self._reached, slot)[0] + 1)
+                    if connection is None:
                         listener.recv(2048)
                     else:
-                        # Counted before it is closed, so that whoever saw the end of it is counted.
-                        connection = listener.accept()[0]
-                        self._reached[:8] = _COUNT.pack(self.reached() + 1)
                         connection.close()
-                        continue
-                    self._reached[:8] = _COUNT.pack(self.reached() + 1)
 
     def reached(self) -> int:
         """Connections and datagrams that arrived at any decoy."""
-        return int(_COUNT.unpack(self._reached[:8])[0])
+        return sum(int(_COUNT.unpack_from(self._reached, slot)[0]) for slot in (0, 8))
 
     def packets(self) -> int:
         """Packets that the kernel counted on their way to the second namespace."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from referee.images import layer, unpack
 from referee.predictions import Predictions
-from referee.sandbox import box, bundle, cgroups, harvest, kernel, mounts, rootfs, stage
+from referee.sandbox import box, bundle, cgroups, harvest, kernel, log, mounts, rootfs, stage
 from referee.worker import run
 
 Patch = Callable[[], None]
@@ -168,17 +168,17 @@ def _kept_scratch() -> None:
 
 
 def _late() -> None:
-    real = box.LogPipe.pump
-    box.LogPipe.pump = lambda self, process, deadline: real(self, process, deadline + 1.5)  # type: ignore[method-assign]
+    real = log.LogPipe.pump
+    log.LogPipe.pump = lambda self, process, deadline: real(self, process, deadline + 1.5)  # type: ignore[method-assign]
 
 
 def _endless_log() -> None:
-    real = box.LogPipe.__init__
+    real = log.LogPipe.__init__
 
     def init(self: Any, policy: Any) -> None:
         real(self, replace(policy, log_bytes=1 << 30, flood_bytes=1 << 30))
 
-    box.LogPipe.__init__ = init  # type: ignore[method-assign]
+    log.LogPipe.__init__ = init  # type: ignore[method-assign]
 
 
 def _forgeable_status() -> None:

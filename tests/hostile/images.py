@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import shutil
@@ -96,11 +97,16 @@ def hostile_layer(attack: Attack) -> bytes | None:
     return out.getvalue()
 
 
+@functools.lru_cache(maxsize=4)  # the base is in every image
+def _squeezed(layer: bytes) -> bytes:
+    return squeeze(layer)
+
+
 def image_layout(folder: Path, layers: list[bytes], attack: Attack | None = None) -> Path:
     """An OCI layout of an image over `layers` with the configuration that the attack wants."""
     wanted: dict[str, Any] = attack.image if attack else {}
     run = {"Cmd": None, "Entrypoint": wanted.get("entrypoint", START), **wanted.get("config", {})}
     made = Layout(folder)
     config = configuration(layers, **run) | {key: wanted[key] for key in ("architecture",) if key in wanted}
-    made.image(config, [made.put(squeeze(layer), LAYER_TYPE) for layer in layers])
+    made.image(config, [made.put(_squeezed(layer), LAYER_TYPE) for layer in layers])
     return folder

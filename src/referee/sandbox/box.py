@@ -25,6 +25,8 @@ from referee.errors import HostError, UnsafeHostError
 from referee.images.model import UnpackedImage
 from referee.sandbox import cgroups, kernel, mounts
 from referee.sandbox.bundle import runtime_configuration
+from referee.sandbox.cdi import NO_EDITS
+from referee.sandbox.gpus import GpuMemory, claim_gpus, resolve_gpus
 from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.identities import IdRange, claim_ids
 from referee.sandbox.levels import runtime_of
@@ -58,6 +60,8 @@ class BoxOutcome:
         pids_peak: most processes and threads at once, where the kernel counts those of the submission alone.
         pids_refused: how often a new process or thread was refused.
         log_bytes: all that was written to standard output and error, also what was not kept.
+        log_tail: the last that was written, also beyond what was kept.
+        gpu_peak_memory_bytes: most memory in use on its GPUs, where the driver's library tells.
         output_bytes: room taken in the output folder; `output_files` counts every kind of entry there.
     """
 
@@ -76,6 +80,8 @@ class BoxOutcome:
     pids_peak: int | None = None
     pids_refused: int = 0
     log_bytes: int = 0
+    log_tail: str = ""
+    gpu_peak_memory_bytes: int | None = None
     output_bytes: int = 0
     output_files: int = 0
     start_error: str = ""
@@ -100,8 +106,11 @@ class Box:
         self, policy: SandboxPolicy, image: UnpackedImage, data: Path, items: tuple[str, ...] | None, folder: Path
     ) -> None:
         self._engine = runtime_of(policy.level)
-        if policy.gpus:
-            raise UnsafeHostError("GPUs cannot be given to a sandbox yet.", hint="Run submissions that need none.")
+        if policy.gpus and policy.level == "gvisor":
+            raise UnsafeHostError(
+                "The isolation level gvisor gives no GPUs: the release of gVisor that is supported has no way to.",
+                hint="Run submissions that need a GPU at the level `runc`, on machines of their own.",
+            )
         self._policy = policy
         self._image = image
         self._data = data.resolve(strict=True)
@@ -117,6 +126,8 @@ class Box:
         self._kill_reason: str | None = None
         self._wake_read = self._wake_write = -1
         self._log = LogPipe(policy)
+        self._gpus = NO_EDITS
+        self._gpu_memory = GpuMemory(policy.gpus)
         self._clean = ExitStack()
 
     def __enter__(self) -> Self:
@@ -131,7 +142,9 @@ class Box:
             undo.callback(self._remove_leaf)
             make_folder(RUN_FOLDER, 0o711)  # the first sandbox of this boot finds nothing
             self._ids = undo.enter_context(claim_ids(RUN_FOLDER / "ids"))
-            self._stage = Stage(self._policy, self._ids)
+            self._gpus = resolve_gpus(self._policy.gpus)
+            undo.enter_context(claim_gpus(RUN_FOLDER / "gpus", self._gpus))
+            self._stage = Stage(self._policy, self._ids, self._gpus)
             self._stage.mount()
             undo.callback(self._stage.unmount)
             undo.callback(self._end_everything)
@@ -180,6 +193,7 @@ class Box:
             raise HostError("A sandbox runs once.", hint="Open another one for another run.")
         began = time.monotonic()
         with ExitStack() as stack:
+            stack.enter_context(self._gpu_memory)
             self._start(stack, log)
             ending = self._watch(self._runtime_descriptor(stack), began + _START_SECONDS)
             if ending != "itself":
@@ -211,7 +225,8 @@ class Box:
         configuration = runtime_configuration(
             self._policy, self._process, self._ids, str(self._stage.root), self._leaf.runtime_path,
             self._image.record.architecture, swap=self._leaf.can_limit_swap, processors=self._leaf.processors,
-            extra=extra,
+            extra=extra, sockets=self._leaf.counts_sockets_apart,
+            nodes=[(node, self._stage.node(node)) for node in self._gpus.nodes],
         )  # fmt: skip
         runtime = self._stage.runtime
         (runtime / "config.json").write_text(json.dumps(self._engine.adapt(configuration, self._policy)))
@@ -316,6 +331,8 @@ class Box:
             pids_peak=None if self._engine.overhead.pids else usage.pids_peak,
             pids_refused=usage.pids_refused,
             log_bytes=self._log.seen_bytes,
+            log_tail=self._log.tail.decode("utf-8", errors="replace"),
+            gpu_peak_memory_bytes=self._gpu_memory.peak_bytes,
             output_bytes=output_bytes,
             output_files=output_files,
         )

@@ -6,8 +6,11 @@ Source: OCI runtime specification 1.0.2, `config.json`. Everything that this fil
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from referee.sandbox.cdi import DeviceNode
 from referee.sandbox.identities import SIZE, IdRange
 from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.rootfs import Process
@@ -26,11 +29,18 @@ _MASKED_NAMES = """
     ioports irq kallsyms kcore key-users keys kmsg kpagecgroup kpagecount kpageflags latency_stats loadavg locks mdstat
     misc modules mtrr pagetypeinfo partitions pressure sched_debug schedstat scsi slabinfo softirqs swaps
     timer_list timer_stats vmallocinfo vmstat zoneinfo
+    sys/fs/aio-nr sys/fs/dentry-state sys/fs/file-nr sys/fs/inode-nr sys/fs/inode-state sys/kernel/pty/nr
+    sys/kernel/random/boot_id
 """
+_MASKED_OF_NODES = ("meminfo", "numastat", "vmstat")
 # A mask would be /dev/null, which opens for writing: no harm, but no proof either.
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/sys", "/proc/sysrq-trigger")
 
 _PERIOD_US = 100_000
+
+_PENDING_SIGNALS = 2048
+_SHARE_OF_SOCKETS = 8  # of the memory limit: what waits in buffers of IP sockets, where it is counted apart
+_TERMINALS = 64  # of kernel.pty.max (4,096) for all sandboxes of a machine
 
 
 def runtime_configuration(
@@ -42,7 +52,9 @@ def runtime_configuration(
     architecture: str,
     *,
     swap: bool,
+    sockets: bool = False,
     processors: tuple[int, ...] = (),
+    nodes: Sequence[tuple[DeviceNode, Path]] = (),
     extra: Overhead = Overhead(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """The content of `config.json`.
@@ -52,7 +64,9 @@ def runtime_configuration(
         cgroup: path of the leaf as the runtime expects it.
         architecture: the image's, as OCI writes it.
         swap: whether this machine's cgroups can limit swap.
+        sockets: whether buffers of IP sockets are charged to nobody unless they have a limit of their own.
         processors: the only ones to run on; empty for any.
+        nodes: devices to be given, each with our own node for it.
         extra: what the runtime itself takes of the cgroup.
     """
     mapping = [{"containerID": 0, "hostID": ids.base, "size": SIZE}]
@@ -61,18 +75,26 @@ def runtime_configuration(
         "hostname": HOSTNAME,
         "root": {"path": root, "readonly": not policy.root_writable},
         "process": _process(policy, process),
-        "mounts": _mounts(policy),
+        "mounts": [*_mounts(policy), *(_mount(node.path, "bind", str(place), ["bind"]) for node, place in nodes)],
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": [{"type": name} for name in _NAMESPACES],
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "resources": _resources(policy, processors, extra, swap=swap),
-            "maskedPaths": [f"/proc/{name}" for name in _MASKED_NAMES.split()],
+            "resources": _resources(policy, processors, extra, [node for node, _ in nodes], swap=swap, sockets=sockets),
+            "maskedPaths": _masked_paths(),
             "readonlyPaths": list(_READ_ONLY),
             "seccomp": filter_profile(architecture),
         },
     }
+
+
+def _masked_paths() -> list[str]:
+    nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    return [
+        *(f"/proc/{name}" for name in _MASKED_NAMES.split()),
+        *(str(node / name) for node in nodes for name in _MASKED_OF_NODES),
+    ]
 
 
 def _process(policy: SandboxPolicy, process: Process) -> dict[str, Any]:
@@ -99,6 +121,8 @@ def rlimits(policy: SandboxPolicy) -> dict[str, int]:
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": max(policy.output_bytes, policy.scratch_bytes, policy.shm_bytes),
         "RLIMIT_MEMLOCK": 65536,
+        # Signals and timers that wait are counted for the host's root too, who made the user namespace.
+        "RLIMIT_SIGPENDING": _PENDING_SIGNALS,
         "RLIMIT_RTPRIO": 0,
         "RLIMIT_NICE": 0,
     }
@@ -115,7 +139,12 @@ def _mounts(policy: SandboxPolicy) -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "proc", [*locked, "nodev"]),
         _mount("/dev", "tmpfs", "tmpfs", [*locked, "mode=755", "size=65536", "nr_inodes=64"]),
-        _mount("/dev/pts", "devpts", "devpts", [*locked, "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            [*locked, "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", f"max={_TERMINALS}"],
+        ),
         _mount(
             "/dev/shm",  # noqa: S108 - inside the container
             "tmpfs",
@@ -129,15 +158,28 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
     return {"destination": destination, "type": kind, "source": source, "options": options}
 
 
-def _resources(policy: SandboxPolicy, processors: tuple[int, ...], extra: Overhead, *, swap: bool) -> dict[str, Any]:
+def _resources(
+    policy: SandboxPolicy,
+    processors: tuple[int, ...],
+    extra: Overhead,
+    nodes: Sequence[DeviceNode],
+    *,
+    swap: bool,
+    sockets: bool,
+) -> dict[str, Any]:
     memory: dict[str, Any] = {"limit": policy.memory_bytes + extra.memory_bytes}
     if swap:
         memory["swap"] = memory["limit"]  # memory and swap together: no swap at all
+    if sockets:
+        memory["kernelTCP"] = policy.memory_bytes // _SHARE_OF_SOCKETS
     cpu: dict[str, Any] = {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US}
     if processors:
         cpu["cpus"] = ",".join(map(str, processors))
     return {
-        "devices": [{"allow": False, "access": "rwm"}],
+        "devices": [
+            {"allow": False, "access": "rwm"},
+            *({"allow": True, "type": "c", "major": n.major, "minor": n.minor, "access": n.access} for n in nodes),
+        ],
         "memory": memory,
         "cpu": cpu,
         "pids": {"limit": policy.pids + extra.pids},

@@ -210,6 +210,15 @@ class Leaf:
         return (memory.own / "memory.memsw.limit_in_bytes").exists()
 
     @property
+    def counts_sockets_apart(self) -> bool:
+        """Whether memory of IP sockets needs a limit of its own: version 1 charges it to nobody without one.
+
+        Source: Documentation/admin-guide/cgroup-v1/memory.rst, section 2.7. Version 2 charges it to the group.
+        """
+        memory = self.host.of("memory")
+        return memory is not None and memory.version == 1 and (memory.own / "memory.kmem.tcp.limit_in_bytes").exists()
+
+    @property
     def processors(self) -> tuple[int, ...]:
         """The processors to confine the sandbox to: those that this process itself is confined to, if to any.
 
