@@ -221,6 +221,7 @@ def test_sigterm_is_a_stop() -> None:
 @dataclass(frozen=True)
 class Used:
     wall_seconds: float = 1.0
+    gpu_peak_memory_bytes: int | None = None
     cpu_seconds: float = 2.0
     start_seconds: float = 0.25
     peak_memory_bytes: int = 50

@@ -8,13 +8,22 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from referee.errors import UnsafeHostError
+from referee.sandbox import cdi
+from referee.sandbox.cdi import gpu_devices
+from referee.sandbox.gpus import resolve_gpus
+
 _RESERVE_BYTES = 512 * 2**20  # for the controller, the launcher, workers, and the kernel's own
 _RESERVE_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, named by its UUID: an index may mean another one after a reboot or inside a container."""
+    """One GPU, named by its UUID: an index may mean another one after a reboot or inside a container.
+
+    Where no driver tells UUIDs, the name is the one that the machine's CDI specification gives it; memory is 0 where
+    it is not known.
+    """
 
     uuid: str
     memory_bytes: int
@@ -71,6 +80,26 @@ def _cgroup_limits() -> list[int]:
 
 
 def _gpus() -> tuple[Gpu, ...]:
+    """The GPUs that a sandbox on this machine can be given. One that it cannot give would fail every attempt."""
+    try:
+        return tuple(gpu for gpu in _driver_gpus() or _described_gpus() if _can_be_given(gpu))
+    except UnsafeHostError:  # a specification that cannot be read: `doctor` says which
+        return ()
+
+
+def _can_be_given(gpu: Gpu) -> bool:
+    try:
+        resolve_gpus([gpu.uuid])
+    except UnsafeHostError:
+        return False
+    return True
+
+
+def _described_gpus() -> tuple[Gpu, ...]:
+    return tuple(Gpu(device.qualified_name, 0) for device in gpu_devices(cdi.FOLDERS))
+
+
+def _driver_gpus() -> tuple[Gpu, ...]:
     query = ["nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout

@@ -54,7 +54,7 @@ class LocalEngine:
         limits: the challenge's limits, from which the room for one more attempt is reckoned.
         machine: the machine type that this machine is taken for, by name and description; what is here bounds it.
         slots: at most so many attempts side by side; by default as many as CPUs and memory allow.
-        hardware: what to give out; by default all that is here but GPUs.
+        hardware: what to give out; by default all that is here.
         cache_bytes: the most that unpacked images may take on this node.
     """
 
@@ -74,9 +74,7 @@ class LocalEngine:
         self._objects = objects
         self._node_folder = node_folder.absolute()
         self._limits = limits
-        # The sandbox cannot give GPUs to a container yet. Not to offer them makes a submission that wants one
-        # unroutable, which is true, instead of a fault of this host, which would be tried three times.
-        self._hardware = hardware or replace(this_machine(), gpus=())
+        self._hardware = hardware or this_machine()
         self._machine_name, described = machine
         self._machine = _bounded(described, self._hardware)
         self._slots = Slots(self._hardware, slots)
@@ -401,13 +399,13 @@ def _bounded(described: MachineType | None, hardware: Hardware) -> MachineType:
         cpus=len(hardware.cpus), memory=hardware.memory_bytes, gpus=len(hardware.gpus), reference=True
     )
     gpus = min(machine.gpus, len(hardware.gpus))
-    here = min((gpu.memory_bytes for gpu in hardware.gpus), default=None) if gpus else None
+    here = min((gpu.memory_bytes for gpu in hardware.gpus), default=0) or machine.gpu_memory  # 0: not known
     return machine.model_copy(
         update={
             "cpus": min(machine.cpus, len(hardware.cpus)),
             "memory": min(machine.memory, hardware.memory_bytes),
             "gpus": gpus,
-            "gpu_memory": here if machine.gpu_memory is None else min(machine.gpu_memory, here or 0) if gpus else None,
+            "gpu_memory": min(here, machine.gpu_memory or here) if gpus and here is not None else None,
         }
     )
 
@@ -421,4 +419,7 @@ def from_challenge(challenge: Challenge, objects: ObjectStore, node_folder: Path
         challenge.limits,
         machine=(name, challenge.machines.get(name)),
         slots=challenge.engine.slots,
+        # gVisor gives no GPUs. Not to offer them makes a submission that wants one unroutable, which is true, instead
+        # of a fault of this host, which would be tried three times.
+        hardware=replace(this_machine(), gpus=()) if challenge.sandbox.level == "gvisor" else None,
     )

@@ -14,6 +14,7 @@ from referee.sandbox.policy import SandboxPolicy
 
 Ending = Literal["itself", "wall_time", "log_limit", "kill"]
 
+TAIL_BYTES = 8192
 _PIPE_BYTES = 1 << 18
 
 
@@ -24,6 +25,7 @@ class LogPipe:
         self._keep = policy.log_bytes
         self._flood = policy.flood_bytes
         self.seen_bytes = 0
+        self.tail = b""
         self._reader = -1
         self._wake = -1
         self._log: BinaryIO | None = None
@@ -72,4 +74,5 @@ class LogPipe:
         if kept and part and self._log is not None:
             self._log.write(part[:kept])
         self.seen_bytes += len(part)
+        self.tail = (self.tail + part)[-TAIL_BYTES:]
         return bool(part)

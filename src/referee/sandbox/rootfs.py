@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from referee.images.model import ImageConfig
 from referee.sandbox import kernel
+from referee.sandbox.cdi import NO_EDITS, Edits
 from referee.sandbox.identities import SIZE
 from referee.sandbox.policy import SCRATCH, UNPRIVILEGED, SandboxPolicy
 from referee.sandbox.program import HEAD_BYTES, why_not_executable
@@ -146,8 +147,10 @@ def _prefixes(path: str) -> list[str]:
     return [str(part) for part in (*reversed(pure.parents), pure)][1:]
 
 
-def plan_process(policy: SandboxPolicy, config: ImageConfig, architecture: str, view: ImageView) -> Process:
-    """What to start, from the image's configuration under the policy.
+def plan_process(
+    policy: SandboxPolicy, config: ImageConfig, architecture: str, view: ImageView, gpus: Edits = NO_EDITS
+) -> Process:
+    """What to start, from the image's configuration under the policy, with what its GPUs bring.
 
     Raises:
         BadImageError: if the image names nothing that can be run.
@@ -163,6 +166,10 @@ def plan_process(policy: SandboxPolicy, config: ImageConfig, architecture: str, 
         environment.setdefault("HOME", home)
     else:
         environment |= {"HOME": SCRATCH, "USER": "sandbox", "LOGNAME": "sandbox"}
+    environment |= dict(gpus.environment)
+    if gpus.library_folders:
+        known = environment.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = ":".join((*((known,) if known else ()), *gpus.library_folders))
     environment |= dict(policy.environment)
     environment |= {
         "REFEREE_DATA": policy.data,
@@ -239,6 +246,21 @@ def _check_program(arguments: Sequence[str], folder: str, search: str, architect
     reason = why_not_executable(place, architecture, view.head)
     if reason is not None:
         raise BadImageError(f"The image's entrypoint {program[:200]!r} {reason}.")
+
+
+def place_in_image(view: ImageView, path: str) -> str:
+    """Where `path` lies once every link of the image on the way to it is followed; what the image lacks is appended.
+
+    The last part is not followed: it will be covered.
+    """
+    pure = PurePosixPath(path)
+    missing = [pure.name]
+    for parent in pure.parents:
+        found = view.real_path(str(parent))
+        if found is not None:
+            return str(PurePosixPath(found, *reversed(missing)))
+        missing.append(parent.name)
+    return path
 
 
 def make_folder(path: Path, mode: int) -> None:

@@ -8,6 +8,7 @@
     data, hidden            the phase's files, and whiteouts for those that are not asked for
     runtime                 the bundle's configuration, and what the runtime keeps: closed to the sandbox's ids
     output                  the tmpfs that predictions are written to
+    devices                 nodes of the GPUs that are given, in a tmpfs of their own
     root                    all of it together: what the runtime gets
 """
 
@@ -21,9 +22,18 @@ from pathlib import Path
 from referee.errors import HostError, UnsafeHostError
 from referee.images.model import UnpackedImage
 from referee.sandbox import kernel, mounts
+from referee.sandbox.cdi import NO_EDITS, DeviceNode, Edits
 from referee.sandbox.identities import SIZE, IdRange, user_namespace
 from referee.sandbox.policy import SCRATCH, SandboxPolicy
-from referee.sandbox.rootfs import ImageView, Process, build_skeleton, hide_all_but, make_folder, plan_process
+from referee.sandbox.rootfs import (
+    ImageView,
+    Process,
+    build_skeleton,
+    hide_all_but,
+    make_folder,
+    place_in_image,
+    plan_process,
+)
 
 RUN_FOLDER = Path("/run/referee")
 STAGE = RUN_FOLDER / "box"
@@ -40,9 +50,11 @@ _NO_PROGRAMS = mounts.SAFE | kernel.NOEXEC
 class Stage:
     """The mounted parts of one sandbox. One at a time in a mount namespace."""
 
-    def __init__(self, policy: SandboxPolicy, ids: IdRange) -> None:
+    def __init__(self, policy: SandboxPolicy, ids: IdRange, gpus: Edits = NO_EDITS) -> None:
         self._policy = policy
         self._ids = ids
+        self._gpus = gpus
+        self._files: list[tuple[Path, str]] = []  # of the host, and where they are shown
 
     @property
     def root(self) -> Path:
@@ -58,6 +70,11 @@ class Stage:
     def output(self) -> Path:
         """The output folder, from outside."""
         return STAGE / "output"
+
+    @property
+    def devices(self) -> Path:
+        """A folder for the nodes of GPUs."""
+        return STAGE / "devices"
 
     def mount(self) -> None:
         """Make the stage itself.
@@ -76,7 +93,7 @@ class Stage:
                 hint="Start it through a worker, which makes one.",
             )
         mounts.tmpfs(STAGE, _STAGE_BYTES, 200_000, 0o711)
-        for name in ("layers", "skeleton", "image", "upper", "data", "hidden", "output", "root", "nothing"):
+        for name in ("layers", "skeleton", "image", "upper", "data", "hidden", "output", "root", "nothing", "devices"):
             make_folder(STAGE / name, 0o755)
         make_folder(self.runtime, 0o700)
 
@@ -90,6 +107,7 @@ class Stage:
         process = self._layers(image)
         self._root_overlay(len(image.layers))
         self._memory_mounts(process)
+        self._gpu_mounts()
         self._data(data, items, self._ids.host(process.uid))
         return process
 
@@ -106,9 +124,19 @@ class Stage:
         mounts.overlay(STAGE / "image", [*self._layer_places(len(image.layers)), STAGE / "nothing"])
         view = ImageView(STAGE / "image")
         try:
-            process = plan_process(self._policy, image.record.config, image.record.architecture, view)
+            process = plan_process(self._policy, image.record.config, image.record.architecture, view, self._gpus)
             folders = {*_MOUNT_POINTS, *_SYS, self._policy.data, self._policy.output, process.folder}
+            self._files = [(file.source, place_in_image(view, file.path)) for file in self._gpus.files]
+            links = [(place_in_image(view, path), target) for path, target in self._gpus.links]
+            folders |= {path if source.is_dir() else str(Path(path).parent) for source, path in self._files}
+            folders |= {str(Path(path).parent) for path, _ in links}
             build_skeleton(STAGE / "skeleton", view, sorted(folders), self._ids.base)
+            for source, path in self._files:
+                if not source.is_dir():
+                    self._in_skeleton(path).touch()
+            for path, target in links:
+                if not self._in_skeleton(path).exists():
+                    self._in_skeleton(path).symlink_to(target)
         finally:
             view.close()
         return process  # `image` stays mounted until the end: an unmount of its own takes a millisecond
@@ -167,6 +195,25 @@ class Stage:
         for place in _SYS:
             if Path(place).is_dir():
                 mounts.bind(Path(place), self._inside(place), _NO_PROGRAMS | kernel.RDONLY)
+
+    def _gpu_mounts(self) -> None:
+        for source, path in self._files:
+            mounts.bind(source, self._inside(path), mounts.SAFE | kernel.RDONLY)
+        if not self._gpus.nodes:
+            return
+        # Nodes of our own: with the host's, a sandbox would depend on modes and owners that others change.
+        kernel.mount("tmpfs", self.devices, "tmpfs", kernel.NOSUID | kernel.NOEXEC, "size=65536,mode=755")
+        for node in self._gpus.nodes:
+            place = self.node(node)
+            os.mknod(place, stat.S_IFCHR, os.makedev(node.major, node.minor))
+            place.chmod(0o666)
+
+    def node(self, node: DeviceNode) -> Path:
+        """Our own node for one of the GPUs' devices."""
+        return self.devices / node.path.strip("/").replace("/", "-")
+
+    def _in_skeleton(self, path: str) -> Path:
+        return STAGE / "skeleton" / path.lstrip("/")
 
     def _data(self, data: Path, items: Sequence[str] | None, user: int) -> None:
         # Whoever owns the data on disk appears as the sandbox's user, so that files with mode 0600 can be read.

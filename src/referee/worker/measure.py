@@ -32,6 +32,8 @@ class Used(Protocol):
     def output_files(self) -> int: ...
     @property
     def log_bytes(self) -> int: ...
+    @property
+    def gpu_peak_memory_bytes(self) -> int | None: ...
 
 
 def measurements(used: Used, limits: Limits, wall_time_scale: float, preparation: timedelta) -> Measurements:
@@ -67,6 +69,7 @@ def measurements(used: Used, limits: Limits, wall_time_scale: float, preparation
         output_bytes=used.output_bytes,
         output_files=used.output_files,
         log_bytes=used.log_bytes,
+        gpu_peak_memory_bytes=used.gpu_peak_memory_bytes,
         nearest_limit=nearest,
         nearest_limit_share=shares[nearest],
     )

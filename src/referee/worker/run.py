@@ -33,7 +33,11 @@ from referee.worker.trial import try_known_good
 
 WORKER_VERSION = version("referee")
 
-_GPU_MEMORY = re.compile(rb"CUDA out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation")
+# What CUDA, PyTorch, cuBLAS and XLA say (TensorFlow and JAX use the last two).
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED"
+)
 _DETAIL_CHARACTERS = 4000
 
 
@@ -195,9 +199,15 @@ def _evidence(spec: AttemptSpec, outcome: BoxOutcome, trial: Trial, log: bytes) 
         host_oom_kills=outcome.host_oom_kills,
         image_refused=outcome.bad_image,
         trial=trial,
-        gpu_memory_reported=spec.gpus > 0 and _GPU_MEMORY.search(log) is not None,
+        gpu_memory_reported=spec.gpus > 0 and _gpu_memory_reported(outcome, log),
         problem=outcome.start_error,
     )
+
+
+def _gpu_memory_reported(outcome: BoxOutcome, log: bytes) -> bool:
+    """Whether the log's kept beginning or its end says that GPU memory ran out."""
+    said = log.decode("utf-8", errors="replace")
+    return any(_GPU_MEMORY.search(part) is not None for part in (outcome.log_tail, said))
 
 
 def _check(seen: Evidence, left: bytes | Refusal, spec: AttemptSpec, data: PhaseData) -> tuple[Evidence, int | None]:
