@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
-import os
+import json
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from referee.images.store import ImageStore
 from referee.objects import ObjectMissingError, ObjectStore
 from referee.phases import PhaseData, PhaseFile, file_list_digest
 from referee.sandbox import prove_host
-from referee.sandbox.cgroups import PREFIX
+from referee.sandbox.box import LEAF_NAME
 from referee.worker.publishing import RESULT, result_key
 
 FILES = {"a.mp4": b"A" * 1000, "b.mp4": b"B" * 2000, "deeper/c.mp4": b""}
@@ -110,6 +112,7 @@ def make_world(folder: Path, *, proven: bool = True) -> World:
     node = folder / "node"
     node.mkdir(mode=0o700)
     # The proof of this machine takes seconds, and is the same for every node folder of this boot.
+    threading.Thread(target=_watch_leaves, args=(node,), daemon=True).start()
     if proven:
         shutil.copytree(_proofs(), node / "proofs")
     return World(folder, objects, ImageStore(folder / "objects"), data, node)
@@ -170,29 +173,18 @@ def traces(node: Path, marker: str = "") -> list[str]:
             continue
         if str(node).encode() in words or (marker and marker.encode() in words):
             found.append(f"process {command.parent.name} {words!r}")
-    return found + [f"cgroup {path}" for path in _dead_cgroups()]
+    return found + [f"cgroup {leaf}" for leaf in sorted(_LEAVES.get(node, ())) if Path(leaf).is_dir()]
 
 
-def _dead_cgroups() -> list[Path]:
-    """Cgroups of sandboxes without a process, and not only for the moment (others may be at work beside us)."""
-    empty = {path for path in _cgroups() if _is_empty(path)}
-    for _ in range(20):
-        if not empty:
-            break
-        time.sleep(0.1)
-        empty = {path for path in empty if path.is_dir() and _is_empty(path)}
-    return sorted(empty)
+# The cgroups that sandboxes of a node were seen to have. All sandboxes name theirs alike, and others may be
+# at work beside us.
+_LEAVES: dict[Path, set[str]] = {}
 
 
-def _cgroups() -> list[Path]:
-    found = []
-    for folder, names, _ in os.walk("/sys/fs/cgroup"):
-        found += [Path(folder, name) for name in names if name.startswith(PREFIX)]
-    return found
-
-
-def _is_empty(cgroup: Path) -> bool:
-    try:
-        return not (cgroup / "cgroup.procs").read_text(encoding="ascii").split()
-    except OSError:
-        return False
+def _watch_leaves(node: Path) -> None:
+    seen = _LEAVES.setdefault(node, set())
+    while node.is_dir():
+        for record in (node / "run").glob(f"*/box/{LEAF_NAME}"):
+            with contextlib.suppress(OSError, ValueError):
+                seen.update(json.loads(record.read_bytes()))
+        time.sleep(0.003)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -307,10 +308,8 @@ def test_sigterm_at_any_moment_ends_with_a_result_or_without_a_trace(world: Worl
         spec = world.spec(image)
         worker = start(world, spec)
         eventually(lambda spec=spec: is_held(world.node, spec.attempt))
-        signal_after = step * 0.05
-        with pytest.raises(subprocess.TimeoutExpired):
-            worker.wait(signal_after)
-        worker.send_signal(signal.SIGTERM)
+        time.sleep(step * 0.05)
+        worker.send_signal(signal.SIGTERM)  # does nothing if it has ended
         _, errors = worker.communicate()
         result = world.result(spec)
         assert worker.returncode == 0, errors

@@ -50,6 +50,10 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def processes(world: World, marker: str) -> list[str]:
+    return [trace for trace in traces(world.node, marker) if trace.startswith("process ")]
+
+
 def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -152,10 +156,10 @@ def test_a_worker_started_by_hand_leaves_nothing_either(world: World) -> None:
             )
         finally:
             os._exit(0)
-    assert eventually(lambda: any("process" in trace for trace in traces(world.node, marker)))
+    assert eventually(lambda: processes(world, marker) != [])
     kill(worker)
     os.waitpid(worker, 0)
-    assert eventually(lambda: not any("process" in trace for trace in traces(world.node, marker)))
+    assert eventually(lambda: processes(world, marker) == []), processes(world, marker)
     LocalEngine(world.objects, world.node, LIMITS).close()
     assert eventually(lambda: traces(world.node, marker) == []), traces(world.node, marker)
     assert world.result(spec) is None
