@@ -26,6 +26,9 @@ NEEDED = ("memory", "cpu", "pids")
 # The leaf that holds the worker itself on version 2, where a group with processes of its own cannot limit its children.
 WORKERS_LEAF = "referee-workers"
 
+_SOCKET_LIMIT = "memory.kmem.tcp.limit_in_bytes"
+_SHARE_OF_SOCKETS = 8  # of the memory limit, and beside it
+
 # Counters are charged in batches of pages on each CPU, so that a group at its limit may read a little below it.
 _CHARGE_BATCH_BYTES = 64 * 4096
 
@@ -209,14 +212,19 @@ class Leaf:
             return (memory.own / "memory.swap.max").exists() or memory.own == memory.mountpoint
         return (memory.own / "memory.memsw.limit_in_bytes").exists()
 
-    @property
-    def counts_sockets_apart(self) -> bool:
-        """Whether memory of IP sockets needs a limit of its own: version 1 charges it to nobody without one.
+    def limit_sockets(self) -> None:
+        """On version 1, give the leaf a limit for what waits in IP sockets. To be called before the runtime starts.
 
-        Source: Documentation/admin-guide/cgroup-v1/memory.rst, section 2.7. Version 2 charges it to the group.
+        Without a limit of its own version 1 charges it to nobody: a submission with a memory limit of 32 MiB could
+        hold gigabytes in unread datagrams. Version 2 charges it to the group. The runtime takes a folder that is
+        there, and cannot set this itself (runc 1.1 ignores it). Source: cgroup-v1/memory.rst, section 2.7.
         """
         memory = self.host.of("memory")
-        return memory is not None and memory.version == 1 and (memory.own / "memory.kmem.tcp.limit_in_bytes").exists()
+        if memory is None or memory.version != 1 or not (memory.own / _SOCKET_LIMIT).exists():
+            return
+        folder = memory.own / self.name
+        folder.mkdir()
+        (folder / _SOCKET_LIMIT).write_text(str(self.limit_bytes // _SHARE_OF_SOCKETS), encoding="ascii")
 
     @property
     def processors(self) -> tuple[int, ...]:
