@@ -105,7 +105,8 @@ def run(world: World, image: Any, **limits: Any) -> dict[str, Any]:
     def usage(leaf: cgroups.Leaf) -> cgroups.Usage:
         for name in (
             "memory.events", "memory.peak", "memory.max", "memory.swap.max", "memory.swap.current", "pids.events",
-            "pids.max", "cpu.max", "cpu.stat", "cgroup.procs",
+            "pids.max", "cpu.max", "cpu.stat", "cpuset.cpus.effective",
+            "cgroup.procs",
         ):  # fmt: skip
             files[name] = (leaf.folders()[0] / name).read_text()
         return real(leaf)
@@ -286,6 +287,19 @@ def test_processor_time_is_limited_and_measured(world: World, group: Path) -> No
     # The leaf pays for the runtime's own start as well, which takes long on this processor.
     assert 0 < outcome["cpu_seconds"] / (outcome["wall_seconds"] + outcome["start_seconds"]) < 0.45
     assert outcome["cpu_throttled"] == counter(files["cpu.stat"], "nr_throttled") > 0
+
+
+def test_a_worker_s_processors_are_its_sandbox_s(world: World, group: Path) -> None:
+    """By the leaf's cpuset: an affinity alone could be widened from inside."""
+    program = "import os\nos.sched_setaffinity(0, {0, 1})\nos._exit(len(os.sched_getaffinity(0)))"
+
+    def work() -> dict[str, Any]:
+        os.sched_setaffinity(0, {1})
+        return run(world, world.python(program))
+
+    found = within(group, work)
+    assert found["files"]["cpuset.cpus.effective"].strip() == "1"
+    assert found["outcome"]["exit_status"] == 1
 
 
 def test_one_write_to_the_kernel_ends_everything_in_a_group(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:

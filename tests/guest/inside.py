@@ -51,6 +51,18 @@ def run_in(group: Path, *command: str) -> int:
     return subprocess.run(command, preexec_fn=enter, check=False).returncode
 
 
+def close(group: Path) -> None:
+    """Remove a scope as systemd does when its last process is gone; only the workers' own leaf may be there still."""
+    left = [Path(folder, name) for folder, names, _ in os.walk(group, topdown=False) for name in names]
+    result(
+        f"nothing stays in {group.name}",
+        passed={path.name for path in left} <= {"referee-workers"},
+        detail=" ".join(path.name for path in left),
+    )
+    for path in (*left, group):
+        path.rmdir()
+
+
 def examine(place: str) -> None:
     """What `referee doctor` says of this machine."""
     from referee.sandbox import examine_host  # noqa: PLC0415 - seconds on this processor, after the first line
@@ -108,11 +120,12 @@ class Reporter:
             result(f"collecting {report.nodeid}", passed=False, detail=report.longreprtext)
 
 
-def run_tests(arguments: list[str]) -> None:
-    """The test-suite's own tests, and those of this folder."""
+def run_tests(arguments: list[str]) -> int:
+    """The test-suite's own tests, and those of this folder; 0 if they could be run, whatever they found."""
     import pytest  # noqa: PLC0415
 
-    pytest.main(["-q", "-p", "no:cacheprovider", *arguments], plugins=[Reporter()])
+    status = pytest.main(["-q", "-p", "no:cacheprovider", *arguments], plugins=[Reporter()])
+    return 0 if status in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} else int(status)
 
 
 def main(arguments: list[str]) -> int:
@@ -123,9 +136,13 @@ def main(arguments: list[str]) -> int:
         status = run_in(group, sys.executable, __file__, "prove", place)
         if status != 0:
             result(f"proof in {place}", passed=False, detail=f"ended with status {status}: see the console")
-    status = run_in(scope("tests.scope"), sys.executable, __file__, "tests", *arguments)
+        if group != CGROUPS:
+            close(group)
+    tests = scope("tests.scope")
+    status = run_in(tests, sys.executable, __file__, "tests", *arguments)
     if status != 0:
         result("pytest", passed=False, detail=f"ended with status {status}: see the console")
+    close(tests)
     return status
 
 
@@ -135,6 +152,6 @@ if __name__ == "__main__":
             examine(place)
             prove(place)
         case ["tests", *arguments]:
-            run_tests(arguments)
+            sys.exit(run_tests(arguments))
         case _:
             sys.exit(main(Path("arguments").read_text(encoding="utf-8").splitlines()))

@@ -238,7 +238,7 @@ def _copy_distribution(name: str, site: Path) -> None:
 
 def compile_code(folder: Path, strip: Path, prefix: str) -> None:
     """Compile Python code, which an emulated processor does slowly; nobody looks again whether it is stale."""
-    command = [sys.executable, "-m", "compileall", "-q", "-s", strip, "-p", prefix]
+    command: list[str | Path] = [sys.executable, "-m", "compileall", "-q", "-s", strip, "-p", prefix]
     done = subprocess.run(
         [*command, "--invalidation-mode", "unchecked-hash", folder], capture_output=True, text=True, check=False
     )

@@ -245,7 +245,9 @@ def test_nothing_stays_however_it_ends(world: World, tmp_path: Path, ending: str
     def act(box: Box) -> None:
         def late() -> None:
             (record,) = world.run_folder.rglob("cgroups.json")
-            seen.write_text(json.dumps([str(path) for path in cgroup_of(record) if path.exists()]))
+            while not (there := [str(path) for path in cgroup_of(record) if path.exists()]):
+                time.sleep(0.01)  # the runtime has not made them yet
+            seen.write_text(json.dumps(there))
             if ending == "interrupt":
                 os.kill(os.getpid(), signal.SIGINT)
 
