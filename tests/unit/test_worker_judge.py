@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from referee.verdicts import Blame, Verdict, blame
+from referee.worker.gpu_memory import gpu_memory_reported
 from referee.worker.judge import EndedBy, Evidence, Found, Trial, judge
 
 ENDINGS: list[tuple[int | None, int | None]] = [(0, None), (1, None), (137, None), (None, 9), (None, 11), (None, None)]
@@ -122,3 +123,19 @@ def test_the_cases_that_are_easily_confused(seen: Evidence, verdict: Verdict, si
 
 def test_a_kill_of_a_helper_is_told_to_the_operator_of_an_accepted_run() -> None:
     assert "killed 2 processes" in judge(plain(oom_kills=2, found=Found.ACCEPTED)).detail
+
+
+@pytest.mark.parametrize(
+    ("log", "tail", "said"),
+    [
+        (b"RuntimeError: CUDA out of memory. Tried to allocate", "", True),
+        (b"kept beginning", "torch.OutOfMemoryError: ...", True),
+        (b"", "CUDA_ERROR_OUT_OF_MEMORY: out of memory", True),
+        (b"", "cudaErrorMemoryAllocation", True),
+        (b"\xff\xfe", "RESOURCE_EXHAUSTED: Out of memory while trying to allocate", True),
+        (b"MemoryError", "Killed", False),
+        (b"CUDA error: an illegal memory access was encountered", "", False),
+    ],
+)
+def test_what_counts_as_saying_that_gpu_memory_ran_out(log: bytes, tail: str, said: bool) -> None:
+    assert gpu_memory_reported(log, tail) is said

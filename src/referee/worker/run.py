@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from referee.sandbox import Box, BoxOutcome, Refusal, prove_host, sandbox_policy
 from referee.verdicts import Verdict
 from referee.worker.claims import claim
 from referee.worker.faults import host_fault
+from referee.worker.gpu_memory import gpu_memory_reported
 from referee.worker.judge import Evidence, Found, Judgement, Trial, judge
 from referee.worker.lock import boot_id, box_folder, run_folder
 from referee.worker.measure import measurements
@@ -33,11 +33,6 @@ from referee.worker.trial import try_known_good
 
 WORKER_VERSION = version("referee")
 
-# What CUDA, PyTorch, cuBLAS and XLA say (TensorFlow and JAX use the last two).
-_GPU_MEMORY = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED"
-)
 _DETAIL_CHARACTERS = 4000
 
 
@@ -199,15 +194,9 @@ def _evidence(spec: AttemptSpec, outcome: BoxOutcome, trial: Trial, log: bytes) 
         host_oom_kills=outcome.host_oom_kills,
         image_refused=outcome.bad_image,
         trial=trial,
-        gpu_memory_reported=spec.gpus > 0 and _gpu_memory_reported(outcome, log),
+        gpu_memory_reported=spec.gpus > 0 and gpu_memory_reported(log, outcome.log_tail),
         problem=outcome.start_error,
     )
-
-
-def _gpu_memory_reported(outcome: BoxOutcome, log: bytes) -> bool:
-    """Whether the log's kept beginning or its end says that GPU memory ran out."""
-    said = log.decode("utf-8", errors="replace")
-    return any(_GPU_MEMORY.search(part) is not None for part in (outcome.log_tail, said))
 
 
 def _check(seen: Evidence, left: bytes | Refusal, spec: AttemptSpec, data: PhaseData) -> tuple[Evidence, int | None]:
