@@ -32,7 +32,7 @@ def resolve_gpus(names: Sequence[str]) -> Edits:
     """
     devices = gpu_devices(cdi.FOLDERS) if names else []
     edits = NO_EDITS
-    with _driver() as driver:
+    with nvml() as driver:
         for name in names:
             index = driver.index(name) if driver is not None else None
             edits = edits + find_device(name, index, devices).edits()
@@ -77,7 +77,7 @@ class GpuMemory:
         self.peak_bytes: int | None = None
 
     def __enter__(self) -> Self:
-        driver = self._held.enter_context(_driver()) if self._names else None
+        driver = self._held.enter_context(nvml()) if self._names else None
         before = driver.used(self._names) if driver is not None else None
         if driver is not None and before is not None:
             self.peak_bytes = 0
@@ -93,7 +93,7 @@ class GpuMemory:
             self._thread.join()
         self._held.close()
 
-    def _watch(self, driver: _Driver, before: int) -> None:
+    def _watch(self, driver: Driver, before: int) -> None:
         while not self._stop.is_set():
             used = driver.used(self._names)
             if used is not None:
@@ -105,7 +105,7 @@ class _Memory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
-class _Driver:
+class Driver:
     """What is needed of NVML (NVIDIA Management Library, nvml.h)."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -139,7 +139,8 @@ class _Driver:
 
 
 @contextmanager
-def _driver() -> Iterator[_Driver | None]:
+def nvml() -> Iterator[Driver | None]:
+    """The driver's library, open; `None` where there is none or it finds no driver."""
     library = None
     with contextlib.suppress(OSError):
         library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -147,6 +148,6 @@ def _driver() -> Iterator[_Driver | None]:
         yield None
         return
     try:
-        yield _Driver(library)
+        yield Driver(library)
     finally:
         library.nvmlShutdown()
