@@ -26,7 +26,8 @@ demo: $(INSTALLED)  ## the example challenge, end to end, on real video in real 
 test: $(INSTALLED)  ## every check: lint, types, architecture, and all the tests
 	@scripts/system-packages
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto tests/unit
+	$(BIN)/python -m pytest -q --ignore=tests/unit  # one by one: each looks for what it left on the machine
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -35,7 +36,7 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 unit: $(INSTALLED)  ## the quick tests only
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n auto tests/unit
 
 docs: $(INSTALLED)  ## print docs/verdicts.md and docs/cli.md again from the code
 	$(BIN)/python -m referee.policy > docs/verdicts.md
