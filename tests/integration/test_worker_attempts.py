@@ -217,9 +217,9 @@ def test_a_risk_that_the_operator_accepted_by_name_stops_nothing(world: World) -
 
 
 def test_a_level_that_is_not_to_be_had_is_the_host_s_fault(world: World) -> None:
-    result = run(world, world.spec(world.image(GOOD), level="gvisor"))
+    result = run(world, world.spec(world.image(GOOD), level="kata"))
     assert result.verdict is Verdict.SANDBOX_FAILED
-    assert "not available" in result.detail
+    assert "kata" in result.detail
 
 
 def test_gpus_that_the_engine_did_not_assign_are_the_host_s_fault(world: World) -> None:
