@@ -21,6 +21,7 @@ from attacks import Attack
 from decoys import Decoys
 from guard import Guard, host_settings
 from images import base_layer, hostile_layer, image_layout
+
 from referee.attempts import AttemptResult, AttemptSpec
 from referee.challenge import PredictionFormat
 from referee.errors import ImageError
@@ -37,7 +38,7 @@ FILES = {"a.mp4": b"A" * 1000, "b.mp4": b"B" * 2000, "deeper/c.mp4": b"C" * 10}
 _WORKER_SECONDS = 90.0
 _READY_SECONDS = 20.0
 DECOY_LABELS = Path(tempfile.gettempdir(), "hostile-decoy-labels.csv")
-SHARED = tuple(Path(tempfile.gettempdir(), f"hostile-{name}") for name in ("shared-shm", "kept-scratch"))
+SHARED = tuple(Path(tempfile.gettempdir(), f"hostile-{name}") for name in ("shared-shm", "kept-scratch", "kept-root"))
 Patch = Callable[[], None]
 
 
@@ -77,21 +78,29 @@ class Arena:
         os.environ["HOSTILE_CANARY"] = self.canary
         self.node = self.folder / "node"
         self.node.mkdir(mode=0o755)
-        self.data, self.labels = self._challenge()
+        self.data = self._challenge()
         self.objects = ObjectStore(self.folder / "objects")
         self.objects.put_once(self._phase_key, self.data.model_dump_json().encode())
         self.store = ImageStore(self.folder / "objects")
         self._base = base_layer()
         self._images: dict[str, str] = {}
 
-    def _challenge(self) -> tuple[PhaseData, Path]:
+    def _challenge(self) -> PhaseData:
         place = self.folder / "challenge" / "data"
+        self.lay_out()
         files = []
         for name, content in FILES.items():
-            path = place / name
+            files.append(PhaseFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()))
+        return PhaseData(location=place, digest=file_list_digest(tuple(files)), files=tuple(files))
+
+    def lay_out(self) -> None:
+        """The challenge's files as they should be: also after an attack without a defence has changed them."""
+        challenge = self.folder / "challenge"
+        shutil.rmtree(challenge, ignore_errors=True)
+        for name, content in FILES.items():
+            path = challenge / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-            files.append(PhaseFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()))
         # Open to everybody, so that nothing but the sandbox stands before them.
         labels = self.folder / "challenge" / "labels.csv"
         labels.write_text("filename,label\n" + "".join(f"{name},1\n" for name in FILES), encoding="ascii")
@@ -99,7 +108,6 @@ class Arena:
         (self.folder / "challenge" / "team.txt").write_text(self.canary, encoding="ascii")
         for path in (self.folder / "challenge").rglob("*"):
             path.chmod(0o777)
-        return PhaseData(location=place, digest=file_list_digest(tuple(files)), files=tuple(files)), labels
 
     @property
     def _phase_key(self) -> str:
@@ -123,20 +131,29 @@ class Arena:
             self._images[key] = self.store.import_image(f"oci:{layout}").digest
         return self._images[key]
 
-    def import_recipe(self, attack: Attack) -> tuple[str, dict[str, Any]]:
+    def import_recipe(self, attack: Attack, patch: Patch | None = None) -> tuple[str, dict[str, Any]]:
         """Run an attack on the importer; returns the refusal's words (or nothing) and what the recipe says it saw."""
-        path = attack.folder / "recipe.py"
-        found = importlib.util.spec_from_file_location(f"recipe_{attack.name}", path)
-        assert found is not None
-        assert found.loader is not None
-        recipe = importlib.util.module_from_spec(found)
-        found.loader.exec_module(recipe)
         place = self.folder / "layouts" / secrets.token_hex(4)
         place.mkdir(parents=True)
-        try:
-            return "", recipe.attack(place, self.store) or {}
-        except ImageError as error:
-            return error.message, {}
+        reader, writer = os.pipe()
+        child = os.fork()  # so that what `patch` changes is gone afterwards
+        if child == 0:
+            said: tuple[str, dict[str, Any]] = ("", {"the recipe": "failed"})
+            try:
+                if patch:
+                    patch()
+                said = ("", _recipe(attack)(place, self.store) or {})
+            except ImageError as error:
+                said = (error.message, {})
+            finally:
+                os.write(writer, json.dumps(said).encode())
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            refusal, facts = json.loads(pipe.read() or b'["", {"the recipe": "failed"}]')
+        os.waitpid(child, 0)
+        shutil.rmtree(place)
+        return refusal, facts
 
     def spec(self, attack: Attack, contract: str, role: str, level: str, image: str) -> AttemptSpec:
         """A specification, stored as the controller stores it."""
@@ -231,3 +248,12 @@ class Arena:
                     facts = os.lstat(path)
                     found[path] = (facts.st_mode, facts.st_uid, facts.st_size if path != folder else 0, facts.st_mtime_ns)
         return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def _recipe(attack: Attack) -> Callable[[Path, ImageStore], dict[str, Any] | None]:
+    found = importlib.util.spec_from_file_location(f"recipe_{attack.name}", attack.folder / "recipe.py")
+    assert found is not None
+    assert found.loader is not None
+    recipe = importlib.util.module_from_spec(found)
+    found.loader.exec_module(recipe)
+    return recipe.attack  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 PROGRAMS = ("attack", "next", "victim")
 CONTRACTS: dict[str, dict[str, Any]] = {
     "strict": {},
+    "root": {"user": "image", "tmp_exec": True},
     "loose": {"rootfs": "scratch", "user": "image", "tmp_exec": True},
 }
 MODES = ("alone", "then", "beside", "neighbour", "import")

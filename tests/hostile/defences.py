@@ -7,18 +7,18 @@ lets nothing through; then they are switched off together, and the name says so.
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from referee.images import layer, unpack
-from referee.predictions import Predictions
-from referee.sandbox import box, bundle, cgroups, harvest, kernel, log, mounts, rootfs, stage
+from referee.images import layer, store
+from referee.sandbox import box, cgroups, harvest, kernel, log, mounts, rootfs, stage
+from referee.sandbox.identities import FIRST_HOST_ID, IdRange
 from referee.worker import run
 
 Patch = Callable[[], None]
@@ -85,7 +85,7 @@ def _no_filter(config: dict[str, Any]) -> None:
 def _capable(config: dict[str, Any]) -> None:
     names = ["CAP_CHOWN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]
     kinds = ("bounding", "effective", "inheritable", "permitted", "ambient")
-    config["process"]["capabilities"] = {kind: names for kind in kinds}
+    config["process"]["capabilities"] = dict.fromkeys(kinds, names)
 
 
 def _all_devices(config: dict[str, Any]) -> None:
@@ -123,6 +123,14 @@ def _mount_option(destination: str, *options: str) -> Change:
                 mount["options"] = [o for o in mount["options"] if o.partition("=")[0] not in names] + list(options)
 
     return change
+
+
+def _proc_of_the_worker(config: dict[str, Any]) -> None:
+    # A /proc of its own can only be mounted with a pid namespace of its own.
+    config["linux"]["maskedPaths"] = config["linux"]["readonlyPaths"] = []
+    for mount in config["mounts"]:
+        if mount["destination"] == "/proc":
+            mount |= {"type": "bind", "source": "/proc", "options": ["rbind", "ro", "nosuid", "nodev", "noexec"]}
 
 
 def _shared_shm(config: dict[str, Any]) -> None:
@@ -215,7 +223,7 @@ def _trusting_harvest() -> None:
 
 def _early_harvest() -> None:
     """Processes live on while the output is read."""
-    _configured(_namespace("pid"))()
+    _configured(_namespace("pid"), _proc_of_the_worker)()
     cgroups.Leaf.kill = lambda self, seconds=5.0: True  # type: ignore[method-assign]
     cgroups.Leaf.processes = lambda self: []  # type: ignore[method-assign]
     real = box.harvest  # type: ignore[attr-defined]
@@ -230,41 +238,33 @@ def _early_harvest() -> None:
 def _loose_reader() -> None:
     """The last of doubled names wins, numbers are what `float` takes, and the rest is guessed."""
 
-    def read(content: bytes, expected: Any, form: Any, **rest: Any) -> Predictions:
-        return Predictions(tuple((name, 0.5) for name in expected), ())  # type: ignore[call-arg]
-
     def lenient(content: bytes, expected: Any, form: Any, **rest: Any) -> Any:
         class Accepted:
             rows = 3
 
         return Accepted()
 
-    del read
     run.read_predictions = lenient
 
 
 def _keep_nodes_and_bits() -> None:
     """The image's device nodes and set-user-id bits, as a plain unpacker would lay them out."""
-    real = rootfs.build_skeleton
-    spoiled = stage.Stage._layers
+    fill = stage.Stage.fill
 
-    def layers(self: Any, image: Any) -> Any:
-        extra = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="hostile-"))
-        extra.chmod(0o755)
-        try:
-            (extra / "nodes").mkdir()
-            os.mknod(extra / "nodes/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
-            (extra / "nodes/zero").chmod(0o666)
-            (extra / "usr/bin").mkdir(parents=True)
-            content = Path("/usr/bin/id").read_bytes()
-            (extra / "usr/bin/id-rooted").write_bytes(content)
-            (extra / "usr/bin/id-rooted").chmod(0o4755)
-            return spoiled(self, replace(image, layers=(extra, *image.layers)))
-        finally:
-            pass
+    def filled(self: Any, image: Any, data: Any, items: Any) -> Any:
+        extra = stage.STAGE / "as-packed"
+        (extra / "nodes").mkdir(parents=True)
+        (extra / "usr/bin").mkdir(parents=True)
+        for folder in (extra, *extra.rglob("*")):
+            folder.chmod(0o755)
+        os.mknod(extra / "nodes/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        (extra / "nodes/zero").chmod(0o666)
+        program = extra / "usr/bin/id-rooted"
+        program.write_bytes(Path("/usr/bin/id").read_bytes())
+        program.chmod(0o4755)
+        return fill(self, replace(image, layers=(extra, *image.layers)), data, items)
 
-    del real
-    stage.Stage._layers = layers  # type: ignore[method-assign]
+    stage.Stage.fill = filled  # type: ignore[method-assign]
 
 
 def _trusting_mounts() -> None:
@@ -319,20 +319,41 @@ def _writable_root() -> None:
 
 
 def _same_ids() -> None:
-    from contextlib import contextmanager
-
-    from referee.sandbox.identities import FIRST_HOST_ID, IdRange
-
     @contextmanager
-    def claim(_: Path) -> Any:
+    def claim(_: Path) -> Iterator[IdRange]:
         yield IdRange(FIRST_HOST_ID)
 
     box.claim_ids = claim  # type: ignore[assignment]
 
 
+def _unlimited_sockets() -> None:
+    cgroups.Leaf.limit_sockets = lambda self: None  # type: ignore[method-assign]
+
+
+def _kept_root() -> None:
+    real = mounts.tmpfs
+    place = Path(tempfile.gettempdir(), "hostile-kept-root")
+    place.mkdir(exist_ok=True)
+
+    def tmpfs(target: Path, size: int, inodes: int, mode: int, **rest: Any) -> None:
+        if target.name == "upper":
+            mounts.bind(place, target, 0)
+        else:
+            real(target, size, inodes, mode, **rest)
+
+    mounts.tmpfs = tmpfs
+
+
 def _no_layer_limit() -> None:
     real = layer.Counted.__init__
     layer.Counted.__init__ = lambda self, source, limit_bytes: real(self, source, 1 << 40)  # type: ignore[method-assign]
+    check = store.ImageStore._check_layers
+
+    def unlimited(self: Any, *arguments: Any) -> Any:
+        self._limit_bytes = 1 << 40
+        return check(self, *arguments)
+
+    store.ImageStore._check_layers = unlimited  # type: ignore[method-assign]
 
 
 _LOOSE_NODES = _both(_configured(_all_devices), _keep_nodes_and_bits, _trusting_mounts)
@@ -351,7 +372,7 @@ _FILTERED = {
 
 DEFENCES: dict[str, Patch] = {
     "network namespace": _configured(_namespace("network")),
-    "pid namespace": _configured(_namespace("pid")),
+    "pid namespace": _configured(_namespace("pid"), _proc_of_the_worker),
     "ipc namespace": _configured(_namespace("ipc")),
     "cgroup namespace": _configured(_namespace("cgroup")),
     "host name": _configured(_put("host-17", "hostname")),
@@ -364,10 +385,11 @@ DEFENCES: dict[str, Patch] = {
     **{name: _configured(_allow(*calls)) for name, calls in _FILTERED.items()},
     "overlay of the data and filter of inotify": _both(_plain_data, _configured(_allow("inotify_init1", "inotify_add_watch"))),
     "ipc namespace and filter of message queues": _configured(_namespace("ipc"), _allow("mq_open")),
-    "memory of sockets": _configured(_without("linux", "resources", "memory", "kernelTCP")),
+    "memory of sockets": _unlimited_sockets,
     "masked files": _configured(_put([], "linux", "maskedPaths")),
     "read-only /proc/sys": _configured(_put([], "linux", "readonlyPaths")),
     "read-only root": _both(_configured(_put(False, "root", "readonly")), _writable_root),
+    "root thrown away": _kept_root,
     "overlay of the data": _plain_data,
     "only the phase's folder": _whole_challenge,
     "own /dev/shm": _both(_make_shared, _configured(_shared_shm)),
@@ -395,6 +417,3 @@ DEFENCES: dict[str, Patch] = {
     "entrypoint looked at": _any_program,
     "limit of unpacking": _no_layer_limit,
 }
-assert bundle
-assert unpack
-assert math

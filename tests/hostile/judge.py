@@ -12,6 +12,7 @@ from attacks import Attack
 _LATE_SECONDS = 0.5
 _NEIGHBOUR_RATIO = 2.5
 _TRIES = 3
+_BROKEN = re.compile(r"verdict (sandbox_failed|data_unavailable|image_unavailable|cannot_start)|runc run failed")
 
 
 @dataclass
@@ -23,6 +24,15 @@ class Finding:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     note: str = ""
+
+    @property
+    def noticed(self) -> list[str]:
+        """Problems that show an attack getting through, and not only that a sandbox could not be set up so.
+
+        An image that the sandbox itself should have refused is refused by the runtime at last: that is noticed.
+        """
+        refused = "bad_image" in self.attack.verdicts
+        return [problem for problem in self.problems if refused or not _BROKEN.search(problem)]
 
 
 def run_attack(arena: Arena, attack: Attack, level: str, patch: Patch | None = None) -> Finding:
@@ -40,8 +50,7 @@ def _run_once(
     if attack.mode == "import":
         return _import(arena, attack, patch)
     image = arena.image(attack)
-    if patch is None:
-        _unpacked(arena, attack, image, level)
+    _unpacked(arena, attack, image, level)
     before, reached, packets = arena.snapshot(), arena.decoys.reached(), arena.decoys.packets()
     rans: list[Ran] = []
     if attack.mode == "neighbour":
@@ -166,9 +175,7 @@ def _neighbour(
 
 
 def _import(arena: Arena, attack: Attack, patch: Patch | None) -> list[str]:
-    if patch:
-        patch()
-    refusal, facts = arena.import_recipe(attack)
+    refusal, facts = arena.import_recipe(attack, patch)
     problems = []
     if attack.refused and not re.search(attack.refused, refusal):
         problems.append(f"the importer said {refusal!r}")

@@ -20,6 +20,7 @@ from arena import Arena
 from attacks import Attack, load_attacks
 from defences import DEFENCES
 from judge import Finding, run_attack
+
 from referee.errors import RefereeError
 from referee.sandbox import prove_host
 
@@ -68,9 +69,12 @@ def run_mutations(arena: Arena, attacks: list[Attack], level: str, names: list[s
     noticed = 0
     for name in names:
         concerned = [attack for attack in attacks if name in attack.defended_by and level in attack.levels]
-        findings = [run_attack(arena, attack, level, DEFENCES[name]) for attack in concerned]
-        by = [finding.attack.name for finding in findings if finding.problems]
-        other = [finding.attack.name for finding in findings if not finding.problems]
+        findings = []
+        for attack in concerned:
+            findings.append(run_attack(arena, attack, level, DEFENCES[name]))
+            arena.lay_out()
+        by = [finding.attack.name for finding in findings if finding.noticed]
+        other = [finding.attack.name for finding in findings if not finding.noticed]
         noticed += bool(by)
         say(f"{'noticed' if by else 'UNSEEN':8}without {name}: {', '.join(by) or 'nobody noticed'}")
         for finding in findings:

@@ -1,5 +1,4 @@
 import ctypes
-import signal
 import time
 
 from hostile import raw, say

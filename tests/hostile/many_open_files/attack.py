@@ -1,4 +1,3 @@
-import resource
 
 from hostile import escaped, say
 

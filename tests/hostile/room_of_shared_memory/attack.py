@@ -1,4 +1,3 @@
-import os
 
 from hostile import escaped, say
 

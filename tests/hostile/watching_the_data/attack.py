@@ -1,7 +1,7 @@
 import os
 import select
 
-from hostile import NUMBERS, escaped, raw, say
+from hostile import escaped, raw, say
 
 descriptor, error = raw("inotify_init1", 0)
 say("inotify_init1", error or "ok")
