@@ -70,12 +70,12 @@ def missing_packages() -> list[str]:
 
 def build() -> Machine:
     """Every part of the guest, from the cache where it is there already."""
+    names = distributions(DISTRIBUTIONS)
     missing = missing_packages()
     if missing:
         install(missing)
     kernel = _cached("kernel", [KERNEL], _unpack_kernel)
     first = _cached("first", [kernel.name, *MODULES, _text("first.sh")], lambda into: _first_stage(kernel, into))
-    names = distributions(DISTRIBUTIONS)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     parts = [SUITE, *PACKAGES, *versions, _text("start.sh"), sys.version]
     root = _cached("root", parts, lambda into: _root_image(names, into))
@@ -102,7 +102,9 @@ def distributions(wanted: Iterable[str]) -> list[str]:
             continue
         try:
             requirements = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
+        except importlib.metadata.PackageNotFoundError as error:
+            if name in DISTRIBUTIONS:
+                raise BuildError(f"{name} is not installed for {sys.executable}. Type: make test-v2") from error
             continue  # for another platform or Python
         found[name] = None
         left += [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
