@@ -133,11 +133,15 @@ class Check:
 
 def used_bytes(gpu: str) -> int:
     """Memory in use on the GPU, by the driver."""
-    with nvml() as driver:
-        used = driver.used([gpu]) if driver is not None else None
+    used = enclosed(lambda: _used(gpu))  # the library starts threads, and this program forks
     if used is None:
         raise SystemExit("NVML does not tell the memory in use: is libnvidia-ml.so.1 there?")
-    return used
+    return int(used)
+
+
+def _used(gpu: str) -> int | None:
+    with nvml() as driver:
+        return driver.used([gpu]) if driver is not None else None
 
 
 def settled(gpu: str, most: int, seconds: float = 20.0) -> int:
@@ -212,7 +216,8 @@ def checks(check: Check) -> list[int]:
     took = time.monotonic() - began
     show(
         n, "after SIGKILL of the worker no GPU allocation is left",
-            f"{held} bytes while it ran, {left} left {took:.1f} s after", held=held >= ALLOCATED_BYTES and left <= SLACK_BYTES,
+        f"{held} bytes while it ran, {left} left {took:.1f} s after",
+        held=held >= ALLOCATED_BYTES and left <= SLACK_BYTES,
     )  # fmt: skip
     gone = [path.name for path in sweep(check.folder)]
     ran = check.run("use", str(ALLOCATED_BYTES), gpus=one, name="after")

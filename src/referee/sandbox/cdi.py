@@ -95,6 +95,10 @@ class Device:
         """`vendor/class=name`."""
         return f"{self.kind}={self.name}"
 
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means this device: its qualified name, or the vendor's own."""
+        return name in (self.qualified_name, self.name)
+
     def edits(self) -> Edits:
         """What the device needs, checked.
 
@@ -134,7 +138,7 @@ def find_device(name: str, index: int | None, devices: Sequence[Device]) -> Devi
         UnsafeHostError: if no specification names it.
     """
     for device in devices:
-        if name in (device.qualified_name, device.name):
+        if device.is_called(name):
             return device
     for device in devices:
         if index is not None and device.name in (str(index), f"gpu{index}"):

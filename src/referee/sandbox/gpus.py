@@ -32,11 +32,16 @@ def resolve_gpus(names: Sequence[str]) -> Edits:
     """
     devices = gpu_devices(cdi.FOLDERS) if names else []
     edits = NO_EDITS
-    with nvml() as driver:
-        for name in names:
-            index = driver.index(name) if driver is not None else None
-            edits = edits + find_device(name, index, devices).edits()
+    for name in names:
+        # The library starts threads, and who asks may fork later: it is only loaded where a name alone says too little.
+        index = None if any(device.is_called(name) for device in devices) else _index(name)
+        edits = edits + find_device(name, index, devices).edits()
     return edits
+
+
+def _index(name: str) -> int | None:
+    with nvml() as driver:
+        return driver.index(name) if driver is not None else None
 
 
 @contextmanager
