@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXAMPLE := examples/deepfake
 
-.PHONY: help demo test lint unit clean docs bench-local bench-scores bench-coverage
+.PHONY: help demo test lint unit clean docs bench-local bench-scores bench-coverage bench-isolation
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -50,6 +50,9 @@ bench-scores: $(INSTALLED)  ## Read, score and resample 4,200 submissions x 10,0
 
 bench-coverage: $(INSTALLED)  ## How often intervals and rank sets hold the truth, on 2,000 boards of each shape
 	$(BIN)/python benchmarks/bench_coverage.py
+
+bench-isolation: $(INSTALLED)  ## What each isolation level costs: the same work bare, at runc and at gVisor, in turns
+	$(BIN)/python benchmarks/bench_isolation.py
 
 clean:  ## remove what make made
 	rm -rf .venv .cache demo
