@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from referee.engines.contract import JobState
-from referee.engines.local import LocalEngine, end_workers
+from referee.engines.local import LocalEngine
+from referee.engines.processes import end_workers
 from referee.errors import HostError
 from referee.verdicts import Verdict
 from referee.worker.lock import Holder, boot_id, is_held, read_holder, start_ticks

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -25,12 +24,13 @@ from referee.challenge import Challenge, Limits, MachineType
 from referee.engines.contract import Capacity, Job, JobState, Observation
 from referee.engines.hardware import Hardware, this_machine
 from referee.engines.launcher import encode_order
+from referee.engines.processes import Watch, end_workers
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import HostError
 from referee.objects import ObjectStore
 from referee.worker.claims import claim_key
 from referee.worker.leftovers import clear_dead, clear_if_dead
-from referee.worker.lock import Holder, attempts_on, boot_id, is_held, read_holder, start_ticks
+from referee.worker.lock import attempts_on, is_held, read_holder
 from referee.worker.main import Order
 from referee.worker.run import Place
 
@@ -154,7 +154,7 @@ class LocalEngine:
     def wait(self, seconds: float) -> None:
         """Until a worker ended, at most so long."""
         deadline = time.monotonic() + seconds
-        adopted = _Watch([a for a in self._slots.holders if a not in self._followed], self._node_folder)
+        adopted = Watch([a for a in self._slots.holders if a not in self._followed], self._node_folder)
         try:
             while not self._changed and (left := deadline - time.monotonic()) > 0:
                 pipe = [self._launcher.answers] if self._launcher is not None else []
@@ -327,66 +327,6 @@ class _LauncherProcess:
         self._process.poll()
         # It may outlive us for as long as its workers do, and is not waited for.
         self._process.returncode = self._process.returncode if self._process.returncode is not None else 0
-
-
-class _Watch:
-    """Descriptors that become readable when workers end that we did not start."""
-
-    def __init__(self, attempts: Sequence[str], node_folder: Path) -> None:
-        self._node_folder = node_folder
-        self.descriptors: list[int] = []
-        self.blind: list[str] = []
-        for attempt in attempts:
-            holder = read_holder(node_folder, attempt)
-            descriptor = _open_process(holder) if holder is not None else None
-            if descriptor is None:
-                self.blind.append(attempt)
-            else:
-                self.descriptors.append(descriptor)
-
-    def blind_changed(self) -> bool:
-        """Whether a worker ended whose process cannot be watched."""
-        return any(not is_held(self._node_folder, attempt) for attempt in self.blind)
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-
-
-def end_workers(holders: Sequence[Holder], grace_seconds: float) -> None:
-    """SIGTERM to the workers, and SIGKILL to those that are still there after `grace_seconds`."""
-    processes = [process for holder in holders if (process := _open_process(holder)) is not None]
-    try:
-        for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, _GRACE_SECONDS)):
-            left = [process for process in processes if not _has_ended(process, 0.0)]
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, number)
-            deadline = time.monotonic() + seconds
-            for process in left:
-                _has_ended(process, max(0.0, deadline - time.monotonic()))
-    finally:
-        for process in processes:
-            os.close(process)
-
-
-def _open_process(holder: Holder) -> int | None:
-    """A descriptor of the worker's outer process; `None` if it is gone. A process that took over its id is not it."""
-    if holder.boot_id != boot_id():
-        return None
-    try:
-        process = os.pidfd_open(holder.pid)
-    except OSError:
-        return None
-    if start_ticks(holder.pid) != holder.started_ticks:
-        os.close(process)
-        return None
-    return process
-
-
-def _has_ended(process: int, seconds: float) -> bool:
-    return bool(select.select([process], [], [], seconds)[0])
 
 
 def _needs(limits: Limits, gpus: int) -> Needs:
