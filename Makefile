@@ -5,7 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXAMPLE := examples/deepfake
 
-.PHONY: help demo test lint unit clean docs bench-local bench-scores bench-coverage bench-isolation
+.PHONY: help demo test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
+	bench-local bench-scores bench-coverage bench-isolation bench-plan
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -53,6 +54,21 @@ bench-coverage: $(INSTALLED)  ## How often intervals and rank sets hold the trut
 
 bench-isolation: $(INSTALLED)  ## What each isolation level costs: the same work bare, at runc and at gVisor, in turns
 	$(BIN)/python benchmarks/bench_isolation.py
+
+bench-plan: $(INSTALLED)  ## what the planner promises and keeps, on simulated campaigns
+	$(BIN)/python benchmarks/bench_plan.py
+
+hostile: $(INSTALLED)  ## every attack on the sandbox, on every level that is installed
+	$(BIN)/python tests/hostile/run.py
+
+hostile-mutations: $(INSTALLED)  ## switch each defence off in turn, and see which attacks notice
+	$(BIN)/python tests/hostile/run.py --mutations
+
+test-v2: $(INSTALLED)  ## the sandbox on a kernel with cgroup v2 alone, in a QEMU guest
+	$(BIN)/python tests/guest/run.py
+
+dfdc-replay: $(INSTALLED)  ## the Deepfake Detection Challenge's figures, and what a plan would have cost
+	$(BIN)/python examples/dfdc-replay/replay.py
 
 clean:  ## remove what make made
 	rm -rf .venv .cache demo
