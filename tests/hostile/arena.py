@@ -246,7 +246,12 @@ class Arena:
             for folder, _, files in os.walk(self.folder / top):
                 for path in (folder, *(f"{folder}/{name}" for name in files)):
                     facts = os.lstat(path)
-                    found[path] = (facts.st_mode, facts.st_uid, facts.st_size if path != folder else 0, facts.st_mtime_ns)
+                    found[path] = (
+                        facts.st_mode,
+                        facts.st_uid,
+                        facts.st_size if path != folder else 0,
+                        facts.st_mtime_ns,
+                    )
         return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 

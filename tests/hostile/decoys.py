@@ -71,7 +71,12 @@ class Decoys:
                 if own_namespace:
                     kernel.unshare(kernel.NEW_NETWORK)
                     _quiet()
-                    sockets = [_listen("0.0.0.0", 80, "tcp"), _listen("0.0.0.0", 53, "tcp"), _listen("0.0.0.0", 53, "udp")]  # noqa: S104, E501 - a namespace of its own
+                    everywhere = "0.0.0.0"  # noqa: S104 - of a namespace without a way out
+                    sockets = [
+                        _listen(everywhere, 80, "tcp"),
+                        _listen(everywhere, 53, "tcp"),
+                        _listen(everywhere, 53, "udp"),
+                    ]
                 else:
                     unix = socket.socket(socket.AF_UNIX)
                     unix.bind("\0" + ABSTRACT)

@@ -184,7 +184,7 @@ def _endless_log() -> None:
     real = log.LogPipe.__init__
 
     def init(self: Any, policy: Any) -> None:
-        real(self, replace(policy, log_bytes=1 << 30, flood_bytes=1 << 30))
+        real(self, replace(policy, log_bytes=1 << 40, flood_bytes=1 << 40))
 
     log.LogPipe.__init__ = init  # type: ignore[method-assign]
 
@@ -272,7 +272,9 @@ def _trusting_mounts() -> None:
     mounts.SAFE = 0
     real, attach = mounts.overlay, kernel.attach_clone
     mounts.overlay = lambda t, lower, **rest: real(t, lower, **(rest | {"flags": rest.get("flags", 0) & ~safe}))
-    kernel.attach_clone = lambda source, target, attributes, users: attach(source, target, kernel.ATTRIBUTE_RDONLY, users)
+    kernel.attach_clone = lambda source, target, attributes, users: attach(
+        source, target, kernel.ATTRIBUTE_RDONLY, users
+    )
 
 
 def _any_folder() -> None:
@@ -383,11 +385,13 @@ DEFENCES: dict[str, Patch] = {
     "capabilities and filter": _configured(_capable, _no_filter),
     "filter": _configured(_no_filter),
     **{name: _configured(_allow(*calls)) for name, calls in _FILTERED.items()},
-    "overlay of the data and filter of inotify": _both(_plain_data, _configured(_allow("inotify_init1", "inotify_add_watch"))),
+    "overlay of the data and filter of inotify": _both(
+        _plain_data, _configured(_allow("inotify_init1", "inotify_add_watch"))
+    ),
     "ipc namespace and filter of message queues": _configured(_namespace("ipc"), _allow("mq_open")),
     "memory of sockets": _unlimited_sockets,
     "masked files": _configured(_put([], "linux", "maskedPaths")),
-    "read-only /proc/sys": _configured(_put([], "linux", "readonlyPaths")),
+    "read-only /proc/sys and capabilities": _configured(_put([], "linux", "readonlyPaths"), _capable),
     "read-only root": _both(_configured(_put(False, "root", "readonly")), _writable_root),
     "root thrown away": _kept_root,
     "overlay of the data": _plain_data,

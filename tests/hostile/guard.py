@@ -46,7 +46,9 @@ class Guard:
         while True:
             found = [f"process {pid}" for pid in cgroups.folder_processes(self.folders)]
             for folder in self.folders:
-                found += [f"cgroup {place}" for place in folder.rglob("referee-*") if place.name != cgroups.WORKERS_LEAF]
+                found += [
+                    f"cgroup {place}" for place in folder.rglob("referee-*") if place.name != cgroups.WORKERS_LEAF
+                ]
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.01)
@@ -63,7 +65,13 @@ class Guard:
 def host_settings() -> dict[str, str]:
     """Settings of this host that an attack tries to change."""
     found = {"hostname": os.uname().nodename}
-    for name in ("kernel/core_pattern", "kernel/modprobe", "vm/overcommit_memory", "net/ipv4/ip_forward", "net/core/somaxconn"):
+    for name in (
+        "kernel/core_pattern",
+        "kernel/modprobe",
+        "vm/overcommit_memory",
+        "net/ipv4/ip_forward",
+        "net/core/somaxconn",
+    ):
         place = Path("/proc/sys", name)
         if place.exists():
             found[name] = place.read_text(encoding="utf-8", errors="replace")

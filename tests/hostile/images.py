@@ -16,9 +16,52 @@ from attacks import HERE, Attack
 
 from image_layouts import LAYER_TYPE, Layout, configuration, entry, squeeze
 
-APPLETS = ["sh", "cat", "chmod", "cp", "dd", "dmesg", "echo", "find", "grep", "head", "hostname", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "nc", "ping", "printf", "rm", "sed", "setsid", "sleep", "stat", "tail", "touch", "true", "umount", "yes"]
+APPLETS = [
+    "sh",
+    "cat",
+    "chmod",
+    "cp",
+    "dd",
+    "dmesg",
+    "echo",
+    "find",
+    "grep",
+    "head",
+    "hostname",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mkfifo",
+    "mknod",
+    "mount",
+    "nc",
+    "ping",
+    "printf",
+    "rm",
+    "sed",
+    "setsid",
+    "sleep",
+    "stat",
+    "tail",
+    "touch",
+    "true",
+    "umount",
+    "yes",
+]
 START = ["/bin/sh", "/attacks/inside/start.sh"]
-_LEFT_OUT = {"test", "site-packages", "idlelib", "tkinter", "lib2to3", "ensurepip", "distutils", "turtledemo", "unittest"}
+_LEFT_OUT = {
+    "test",
+    "site-packages",
+    "idlelib",
+    "tkinter",
+    "lib2to3",
+    "ensurepip",
+    "distutils",
+    "turtledemo",
+    "unittest",
+}
 
 
 def base_layer() -> bytes:

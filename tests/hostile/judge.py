@@ -164,7 +164,9 @@ def _neighbour(
         arena.wait_ready(attacker)
         beside = arena.finish(arena.start(arena.spec(attack, contract, "victim", level, image), patch))
         rans[:] = [alone, beside, arena.finish(attacker)]
-        times = [ran.result.measurements.wall_seconds for ran in (alone, beside) if ran.result and ran.result.measurements]
+        times = [
+            ran.result.measurements.wall_seconds for ran in (alone, beside) if ran.result and ran.result.measurements
+        ]
         if len(times) < 2:
             return ["the neighbour was not measured"]
         ratio = times[1] / times[0]

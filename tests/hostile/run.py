@@ -1,4 +1,4 @@
-"""Run the attacks: `python tests/hostile/run.py [NAME ...] [--level LEVEL] [--mutations [--without DEFENCE]] [--json FILE]`.
+"""Run the attacks: `python tests/hostile/run.py [NAME ...] [--level LEVEL] [--mutations | --without DEFENCE]`.
 
 Without `--level` every level is run on which this machine can start a sandbox. It ends with one line for each level,
 `N attacks, N held, 0 escaped`; with `--mutations`, where each defence is switched off in turn, with
@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from arena import Arena
-from attacks import Attack, load_attacks
-from defences import DEFENCES
-from judge import Finding, run_attack
+from arena import Arena  # noqa: E402 - found by the path above
+from attacks import Attack, load_attacks  # noqa: E402 - found by the path above
+from defences import DEFENCES  # noqa: E402 - found by the path above
+from judge import Finding, run_attack  # noqa: E402 - found by the path above
 
-from referee.errors import RefereeError
-from referee.sandbox import prove_host
+from referee.errors import RefereeError  # noqa: E402 - found by the path above
+from referee.sandbox import prove_host  # noqa: E402 - found by the path above
 
 LEVELS = ("runc", "gvisor")
 Say = Callable[[str], None]

@@ -39,7 +39,6 @@ _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/sys", "/proc/sysrq-trigger")
 _PERIOD_US = 100_000
 
 _PENDING_SIGNALS = 2048
-_SHARE_OF_SOCKETS = 8  # of the memory limit: what waits in buffers of IP sockets, where it is counted apart
 _TERMINALS = 64  # of kernel.pty.max (4,096) for all sandboxes of a machine
 
 
@@ -52,7 +51,6 @@ def runtime_configuration(
     architecture: str,
     *,
     swap: bool,
-    sockets: bool = False,
     processors: tuple[int, ...] = (),
     nodes: Sequence[tuple[DeviceNode, Path]] = (),
     extra: Overhead = Overhead(),  # noqa: B008 - frozen
@@ -64,7 +62,6 @@ def runtime_configuration(
         cgroup: path of the leaf as the runtime expects it.
         architecture: the image's, as OCI writes it.
         swap: whether this machine's cgroups can limit swap.
-        sockets: whether buffers of IP sockets are charged to nobody unless they have a limit of their own.
         processors: the only ones to run on; empty for any.
         nodes: devices to be given, each with our own node for it.
         extra: what the runtime itself takes of the cgroup.
@@ -81,7 +78,7 @@ def runtime_configuration(
             "namespaces": [{"type": name} for name in _NAMESPACES],
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "resources": _resources(policy, processors, extra, [node for node, _ in nodes], swap=swap, sockets=sockets),
+            "resources": _resources(policy, processors, extra, [node for node, _ in nodes], swap=swap),
             "maskedPaths": _masked_paths(),
             "readonlyPaths": list(_READ_ONLY),
             "seccomp": filter_profile(architecture),
@@ -165,13 +162,10 @@ def _resources(
     nodes: Sequence[DeviceNode],
     *,
     swap: bool,
-    sockets: bool,
 ) -> dict[str, Any]:
     memory: dict[str, Any] = {"limit": policy.memory_bytes + extra.memory_bytes}
     if swap:
         memory["swap"] = memory["limit"]  # memory and swap together: no swap at all
-    if sockets:
-        memory["kernelTCP"] = policy.memory_bytes // _SHARE_OF_SOCKETS
     cpu: dict[str, Any] = {"quota": max(1000, round(policy.cpus * _PERIOD_US)), "period": _PERIOD_US}
     if processors:
         cpu["cpus"] = ",".join(map(str, processors))

@@ -3,7 +3,11 @@ import stat
 
 from hostile import escaped, say
 
-for kind, device in ((stat.S_IFCHR, os.makedev(1, 5)), (stat.S_IFBLK, os.makedev(7, 250)), (stat.S_IFCHR, os.makedev(0, 0))):
+for kind, device in (
+    (stat.S_IFCHR, os.makedev(1, 5)),
+    (stat.S_IFBLK, os.makedev(7, 250)),
+    (stat.S_IFCHR, os.makedev(0, 0)),
+):
     for folder in ("/tmp", "/output", "/dev/shm", "/dev"):
         try:
             os.mknod(f"{folder}/node-{kind}-{device}", kind | 0o666, device)

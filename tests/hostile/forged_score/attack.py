@@ -1,4 +1,3 @@
-
 for folder in ("/output", "/tmp", "/", "/data", "/run", "/run/referee/box/runtime", "/proc/1", "/dev/shm", "/var/tmp"):
     for name in ("result.json", "score.json", "ledger.sqlite", "pid", "config.json", "labels.csv"):
         try:

@@ -42,7 +42,10 @@ def escaped(*words):
 
 def raw(name, *arguments):
     """The result of a system call and the name of its error (or an empty string)."""
-    values = [ctypes.c_char_p(a) if isinstance(a, bytes) else a if not isinstance(a, int) else ctypes.c_long(a) for a in arguments]
+    values = [
+        ctypes.c_char_p(a) if isinstance(a, bytes) else a if not isinstance(a, int) else ctypes.c_long(a)
+        for a in arguments
+    ]
     result = _libc.syscall(ctypes.c_long(NUMBERS[name]), *values)
     return result, "" if result >= 0 else errno.errorcode[ctypes.get_errno()]
 

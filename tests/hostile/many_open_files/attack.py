@@ -1,4 +1,3 @@
-
 from hostile import escaped, say
 
 held = []

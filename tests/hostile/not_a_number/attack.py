@@ -1,2 +1,2 @@
 with open("/output/submission.csv", "wb") as file:
-    file.write(b'filename,label\na.mp4,nan\nb.mp4,0.5\ndeeper/c.mp4,0.5\n')
+    file.write(b"filename,label\na.mp4,nan\nb.mp4,0.5\ndeeper/c.mp4,0.5\n")
