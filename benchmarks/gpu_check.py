@@ -4,6 +4,8 @@ One command, as root, on a machine with the NVIDIA driver, runc, and Python with
 
     PYTHONPATH=src python benchmarks/gpu_check.py
 
+On cgroup v2 start it in a group of its own that may limit cpu, memory and pids (`systemd-run --scope -p Delegate=yes`).
+
 The sandbox's image is this machine's own Python. Where no CDI specification names a GPU, one is written for the time
 of the check, from the driver's device nodes and libraries. Prints a line for each check and `N passed, N failed`.
 """
@@ -308,9 +310,11 @@ def _said(*command: str) -> str:
 
 def main() -> int:
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    for each in examine_host():
-        if each.status == "fail":
-            print(f"host  {each.name}: {each.seen}. {each.mend}")
+    failing = [each for each in examine_host() if each.status == "fail"]
+    for each in failing:
+        print(f"{each.name}: {each.seen}. {each.mend}")
+    if failing:
+        return 3
     with tempfile.TemporaryDirectory(prefix="gpu-check-", dir="/var/tmp") as name, described() as gpu:
         folder = Path(name)
         folder.chmod(0o755)
