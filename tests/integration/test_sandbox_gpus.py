@@ -17,7 +17,7 @@ import sandbox_world
 from referee.challenge import Contract
 from referee.engines import hardware
 from referee.errors import HostError, UnsafeHostError
-from referee.sandbox import Box, cdi, enclosed, sandbox_policy
+from referee.sandbox import Box, HostCheck, cdi, enclosed, examine_host, sandbox_policy
 from referee.sandbox.gpus import resolve_gpus
 from sandbox_world import LIMITS, World
 
@@ -278,3 +278,18 @@ def test_the_engine_offers_what_can_be_given(spec: Specification, monkeypatch: p
     assert hardware.this_machine().gpus == ()
     (spec.folder / "test.json").write_text("{")
     assert hardware.this_machine().gpus == ()
+
+
+def test_the_doctor_says_which_gpus_can_be_given(spec: Specification) -> None:
+    def look() -> HostCheck:
+        return {check.name: check for check in examine_host()}["gpus"]
+
+    assert look().status == "ok"
+    assert ONE in look().seen
+    spec.common["hooks"] = [hook("/usr/bin/evil")]
+    spec.write()
+    assert look().status == "warn"
+    assert "/usr/bin/evil" in look().seen
+    (spec.folder / "test.json").rename(spec.folder / "test.yaml")
+    assert "YAML" in look().seen
+    assert "nvidia-ctk" in look().mend

@@ -28,7 +28,7 @@ _HOOK_PROGRAMS = ("nvidia-ctk", "nvidia-cdi-hook", "nvidia-container-toolkit.nvi
 _NOT_NEEDED = ("chmod", "disable-device-node-modification", "enable-cuda-compat")
 _ALL = "all"
 _CLASS = "gpu"
-_GENERATE = "nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
+GENERATE = "nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def find_device(name: str, index: int | None, devices: Sequence[Device]) -> Devi
     for device in devices:
         if index is not None and device.name in (str(index), f"gpu{index}"):
             return device
-    hint = f"Type: {_GENERATE}"
+    hint = f"Type: {GENERATE}"
     if yaml := only_yaml(FOLDERS):
         hint = f"{yaml[0]} is YAML, which Referee does not read. {hint}"
     raise UnsafeHostError(f"No CDI specification on this machine names the GPU {name}.", hint=hint)
@@ -159,10 +159,10 @@ def _specification(path: Path) -> list[Device]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnsafeHostError(
-            f"The CDI specification {path} cannot be read: {type(error).__name__} {error}.", hint=f"Type: {_GENERATE}"
+            f"The CDI specification {path} cannot be read: {type(error).__name__} {error}.", hint=f"Type: {GENERATE}"
         ) from error
     if not re.fullmatch(r"(0\.[3-9]|1\.\d+)\.\d+", version):
-        raise UnsafeHostError(f"The CDI specification {path} has the version {version}.", hint=f"Type: {_GENERATE}")
+        raise UnsafeHostError(f"The CDI specification {path} has the version {version}.", hint=f"Type: {GENERATE}")
     return devices
 
 

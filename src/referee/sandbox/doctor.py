@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from referee.errors import RefereeError
-from referee.sandbox import cgroups, mounts, runc, runsc
+from referee.sandbox import cdi, cgroups, mounts, runc, runsc
 from referee.sandbox.enclosure import enclosed
+from referee.sandbox.gpus import resolve_gpus
 from referee.sandbox.identities import FIRST_HOST_ID, SIZE, user_namespace
 from referee.sandbox.policy import Level
 
@@ -46,7 +47,7 @@ class HostCheck:
 def examine_host(level: Level = "runc") -> list[HostCheck]:
     """Look at everything that sandboxes of `level` need. Changes nothing that stays."""
     checks = [_kernel(), _root(), _runc(level), _user_namespaces(), _cgroups(), _swap(), _overlay(), _image_tools()]
-    return [*checks, _gvisor(level)]
+    return [*checks, _gvisor(level), *_gpus()]
 
 
 def _kernel() -> HostCheck:
@@ -183,6 +184,23 @@ def _image_tools() -> HostCheck:
             "Images cannot be imported here. Type: apt-get install --no-install-recommends skopeo",
         )  # fmt: skip
     return HostCheck("skopeo", "ok", program)
+
+
+def _gpus() -> list[HostCheck]:
+    """Nothing on a machine without a sign of GPUs."""
+    driver, yaml = Path("/dev/nvidiactl").exists(), cdi.only_yaml(cdi.FOLDERS)
+    try:
+        names = [device.qualified_name for device in cdi.gpu_devices(cdi.FOLDERS)]
+        for name in names:
+            resolve_gpus([name])
+    except RefereeError as error:
+        return [HostCheck("gpus", "warn", error.message, error.hint)]
+    if names:
+        return [HostCheck("gpus", "ok", f"{', '.join(names)} can be given to sandboxes, one at a time")]
+    if driver or yaml:
+        seen = f"{yaml[0]} is YAML, which is not read" if yaml else "there is a driver, but no CDI specification"
+        return [HostCheck("gpus", "warn", f"{seen}: no GPU is offered", f"Type: {cdi.GENERATE}")]
+    return []
 
 
 def _gvisor(level: Level) -> HostCheck:
