@@ -183,7 +183,12 @@ def test_quick_runs_all_tell_their_status(world: World) -> None:
 
 def test_a_kill_from_another_thread_ends_the_run(world: World) -> None:
     def later(box: Box) -> None:
-        threading.Timer(0.3, box.kill, ["the node is going away"]).start()
+        def act() -> None:
+            while box._container is None:  # not started yet, on a slow machine
+                time.sleep(0.01)
+            box.kill("the node is going away")
+
+        threading.Thread(target=act).start()
 
     ran = world.run(world.shell("sleep 1000"), during=later)
     assert (ran.started, ran.ended_by, ran.kill_reason) == (True, "kill", "the node is going away")
