@@ -282,11 +282,15 @@ def _any_folder() -> None:
 
 
 def _links_followed() -> None:
+    real = rootfs.ImageView.folders_to
+
     def folders_to(self: Any, path: str) -> list[os.stat_result]:
-        return []
+        try:
+            return real(self, path)
+        except rootfs.BadImageError:
+            return [os.fstat(self._root)]
 
     rootfs.ImageView.folders_to = folders_to  # type: ignore[method-assign]
-    stage.build_skeleton = lambda *_: None  # type: ignore[assignment]
 
 
 def _any_program() -> None:
@@ -416,7 +420,7 @@ DEFENCES: dict[str, Patch] = {
     "harvest after the end": _early_harvest,
     "strict reader": _loose_reader,
     "plain words": _telling,
-    "working folder": _any_folder,
+    "working folder and plain mount points": _both(_any_folder, _links_followed),
     "plain mount points": _links_followed,
     "entrypoint looked at": _any_program,
     "limit of unpacking": _no_layer_limit,

@@ -187,3 +187,15 @@ def _holds(condition: dict[str, Any], argument: int) -> bool:
         return argument == condition["value"]
     assert condition["op"] == "SCMP_CMP_MASKED_EQ"
     return argument & condition["value"] == condition["valueTwo"]
+
+
+def test_what_the_kernel_counts_for_the_whole_machine_is_no_submission_s_to_take() -> None:
+    """Each of these was taken from a neighbour by an attack in tests/hostile (`all_…_of_the_host`)."""
+    assert not set(seccomp.SHARED_BY_ALL) & {*seccomp.ALLOWED, *seccomp.REFUSED}
+    assert {"inotify_init1", "io_setup", "mq_open"} <= set(seccomp.SHARED_BY_ALL)
+    config = configuration()
+    limits = {limit["type"]: limit["hard"] for limit in config["process"]["rlimits"]}
+    assert limits["RLIMIT_SIGPENDING"] <= 2048
+    (terminals,) = [mount for mount in config["mounts"] if mount["type"] == "devpts"]
+    assert "max=64" in terminals["options"]
+    assert {"/proc/sys/fs/aio-nr", "/proc/sys/kernel/random/boot_id"} <= set(config["linux"]["maskedPaths"])
