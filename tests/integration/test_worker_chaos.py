@@ -80,6 +80,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_is_seen_to_have_ended(
         [job] = engine.submit([spec])
         outer = outer_of(world, spec)
         assert outer
+        assert eventually(lambda outer=outer: children(outer) != [])  # a slow machine may not have forked it yet
         time.sleep(chance.random() * 0.25)
         if victim == "inner":
             assert eventually(lambda outer=outer: children(outer) != [])  # on a busy machine it is not there at once
