@@ -73,6 +73,8 @@ PROCESSOR = "Nehalem"
 def command(parts: machine.Machine, archive: Path, console: Path) -> list[str]:
     """The command line of the virtual machine: results on its standard output, the console in a file."""
     return [
+        # However this run ends, the guest ends with it.
+        *("setpriv", "--pdeathsig", "KILL", "--"),
         *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", PROCESSOR),
         *("-smp", str(PROCESSORS), "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot", "-display", "none"),
         *("-kernel", str(parts.kernel), "-initrd", str(parts.first), "-append", KERNEL_WORDS),
