@@ -3,15 +3,14 @@ import time
 
 from hostile import say
 
+say("worked")
 children = []
 for _ in range(2):
     child = os.fork()
     if child == 0:
-        end = time.monotonic() + 1.2
-        while time.monotonic() < end:
+        while time.process_time() < 0.6:
             pass
         os._exit(0)
     children.append(child)
 for child in children:
     os.waitpid(child, 0)
-say("worked")
