@@ -59,8 +59,17 @@ def close(group: Path) -> None:
         passed={path.name for path in left} <= {"referee-workers"},
         detail=" ".join(path.name for path in left),
     )
+    deadline = time.monotonic() + 10
     for path in (*left, group):
-        path.rmdir()
+        while True:
+            try:
+                path.rmdir()
+                break
+            except OSError as error:  # a launcher that is about to end, or was asked to
+                if time.monotonic() > deadline:
+                    result(f"removing {path.name}", passed=False, detail=str(error))
+                    return
+                time.sleep(0.05)
 
 
 def examine(place: str) -> None:
