@@ -2,7 +2,7 @@
 
 The work times itself, except the start, which is the time of a whole empty run (for a sandbox: set up, run, removed).
 Ratios are medians over rounds of the ratio to the bare run of the same round, since the machine's speed drifts;
-the ratio of the fastest runs stands beside, for machines that others use at the same time.
+processor time of the whole run (gVisor's own processes too) stands beside, since it hardly depends on what else runs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -67,18 +68,21 @@ class Bench:
         self._suite = Suite(folder / "suite")
         self._suite.prepare()
 
-    def bare(self, work: str) -> float:
+    def bare(self, work: str) -> list[float]:
         """The program as a process of this machine."""
         python = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
         program = self._layer / "bench/work.py"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         done = subprocess.run(
             [python, "-S", "-s", program, "nothing" if work == "start" else work, self.data],
             capture_output=True, text=True, check=True, env={"PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
-        return time.perf_counter() - began if work == "start" else float(done.stdout)
+        took = time.perf_counter() - began if work == "start" else float(done.stdout)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return [took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime]
 
-    def sandboxed(self, work: str, level: str) -> float:
+    def sandboxed(self, work: str, level: str) -> list[float]:
         """The same in a sandbox. To be called in an enclosure."""
         policy = sandbox_policy(Contract(), LIMITS, level=level)
         image = self._suite.image("/bench/work.py", "nothing" if work == "start" else work, "/data")
@@ -91,12 +95,14 @@ class Bench:
         took = time.perf_counter() - began
         if outcome.exit_status != 0:
             raise SystemExit(f"{work} at {level}: {outcome} {log.getvalue().decode()[-500:]}")
-        return took if work == "start" else float(log.getvalue())
+        return [took if work == "start" else float(log.getvalue()), outcome.cpu_seconds]
 
 
-def rounds(bench: Bench, works: list[str], levels: list[str], count: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds by work and place, one for each round."""
-    seconds: dict[str, dict[str, list[float]]] = {work: {place: [] for place in ("bare", *levels)} for work in works}
+def rounds(bench: Bench, works: list[str], levels: list[str], count: int) -> dict[str, dict[str, list[list[float]]]]:
+    """Seconds and processor seconds by work and place, one pair for each round."""
+    seconds: dict[str, dict[str, list[list[float]]]] = {
+        work: {place: [] for place in ("bare", *levels)} for work in works
+    }
     for number in range(count + 1):  # the first one only warms the page cache
         for work in works:
             taken = {"bare": bench.bare(work), **{level: enclosed(_at(bench, work, level)) for level in levels}}
@@ -105,18 +111,19 @@ def rounds(bench: Bench, works: list[str], levels: list[str], count: int) -> dic
     return seconds
 
 
-def _at(bench: Bench, work: str, level: str) -> Callable[[], float]:
+def _at(bench: Bench, work: str, level: str) -> Callable[[], list[float]]:
     return lambda: bench.sandboxed(work, level)
 
 
-def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summary(seconds: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
     """Median seconds, and the median of the ratios to the bare run of the same round."""
     bare = seconds["bare"]
     return {
         place: {
-            "seconds": round(statistics.median(taken), 4),
-            "ratio": round(statistics.median(a / b for a, b in zip(taken, bare, strict=True)), 2),
-            "ratio_of_fastest": round(min(taken) / min(bare), 2),
+            "seconds": round(statistics.median(a[0] for a in taken), 4),
+            "ratio": round(statistics.median(a[0] / b[0] for a, b in zip(taken, bare, strict=True)), 2),
+            "processor_seconds": round(statistics.median(a[1] for a in taken), 4),
+            "processor_ratio": round(statistics.median(a[1] / b[1] for a, b in zip(taken, bare, strict=True)), 2),
         }
         for place, taken in seconds.items()
     }
@@ -140,7 +147,7 @@ def main() -> None:
     for work in works:
         parts = (f"{place} {results[work][place]['seconds']:.3f} s" for place in ("bare", *levels))  # type: ignore[index]
         ratios = ", ".join(
-            f"{level} x{results[work][level]['ratio']} (x{results[work][level]['ratio_of_fastest']})"
+            f"{level} x{results[work][level]['ratio']} (processor time x{results[work][level]['processor_ratio']})"
             for level in levels
         )  # type: ignore[index]
         print(f"{work}: {', '.join(parts)}: {ratios}")

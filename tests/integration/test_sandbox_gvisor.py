@@ -18,7 +18,7 @@ import pytest
 import sandbox_world
 from referee.challenge import Contract
 from referee.errors import ConfigurationError, UnsafeHostError
-from referee.sandbox import Box, enclosed, examine_host, prove_host, sandbox_policy, sweep
+from referee.sandbox import Box, cgroups, enclosed, examine_host, prove_host, sandbox_policy, sweep
 from referee.sandbox.box import LEAF_NAME
 from referee.sandbox.runsc import OVERHEAD, Runsc
 from referee.sandbox.runtime import RUNTIME_LOG
@@ -38,24 +38,23 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         return sandbox_policy(contract, limits, level="gvisor")
 
     monkeypatch.setattr(sandbox_world, "sandbox_policy", at_level)
-    return World(tmp_path)
+    world = World(tmp_path)
+    real = cgroups.Leaf.__init__
+
+    def remember(self: cgroups.Leaf, host: Any, name: str, limit_bytes: int) -> None:
+        real(self, host, name, limit_bytes)
+        with (tmp_path / "leaves").open("a") as leaves:
+            leaves.write(name + "\n")
+
+    monkeypatch.setattr(cgroups.Leaf, "__init__", remember)
+    return world
 
 
-def groups_here() -> set[str]:
-    return {
-        f"{folder}/{name}" for folder, names, _ in os.walk("/sys/fs/cgroup") for name in names if name[:8] == "referee-"
-    }
-
-
-def nothing_stays() -> None:
-    """Whatever there is now is a neighbour's, and goes with it; a trace of ours would stay."""
-    now, deadline = groups_here() - BEFORE, time.monotonic() + 60
-    while now & groups_here():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-BEFORE = groups_here()
+def nothing_stays(world: World) -> None:
+    """No control group of this world's sandboxes is left, as the host sees it."""
+    ours = set((world.folder / "leaves").read_text().split())
+    assert ours
+    assert not [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names if name in ours]
 
 
 def test_the_submission_sees_gvisor_and_its_result_is_taken(world: World) -> None:
@@ -70,7 +69,7 @@ def test_the_submission_sees_gvisor_and_its_result_is_taken(world: World) -> Non
     assert "1000" in ran.log
     assert ran.content == b"score\n"
     assert ran.refusal is None
-    nothing_stays()
+    nothing_stays(world)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +98,14 @@ def test_a_fork_bomb_ends_and_is_the_submissions_own_doing(world: World) -> None
     ran = world.run(world.shell(script), pids=32, wall_time=timedelta(seconds=60))
     assert ran.pids_refused > 0
     assert ran.ended_by != "itself" or (ran.exit_status, ran.signal) != (None, None)
-    nothing_stays()
+    nothing_stays(world)
 
 
 def test_the_wall_time_ends_every_process(world: World) -> None:
     script = "trap '' TERM; (setsid sleep 1000 &) ; while true; do sleep 1000; done"
     ran = world.run(world.shell(script), wall_time=timedelta(seconds=1))
     assert ran.ended_by == "wall_time"
-    nothing_stays()
+    nothing_stays(world)
 
 
 def test_room_for_output_is_limited(world: World) -> None:
@@ -203,7 +202,7 @@ def test_nothing_outlives_a_killed_worker(world: World) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert sweep(world.run_folder) == [folder]
-    nothing_stays()
+    nothing_stays(world)
 
 
 def _all_processes(folder: Path) -> list[int]:
