@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from board_world import REFEREE, copy_challenge, leftovers, make_challenge, referee
 
 pytestmark = pytest.mark.containers
