@@ -222,7 +222,8 @@ class Box:
         extra = self._engine.overhead
         self._leaf = cgroups.Leaf(host, name, self._policy.memory_bytes + extra.memory_bytes)
         (self._folder / LEAF_NAME).write_text(json.dumps([str(path) for path in self._leaf.folders()]))
-        self._leaf.limit_sockets()
+        if self._policy.level == "runc":  # runsc sets no limits in a group that it finds, and opens no host socket
+            self._leaf.limit_sockets()
         configuration = runtime_configuration(
             self._policy, self._process, self._ids, str(self._stage.root), self._leaf.runtime_path,
             self._image.record.architecture, swap=self._leaf.can_limit_swap, processors=self._leaf.processors,
