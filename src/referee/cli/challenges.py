@@ -14,7 +14,7 @@ from referee.challenge import FILE_NAME, load_challenge
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, app
 from referee.errors import ConfigurationError, UnsafeHostError
-from referee.sandbox import examine_host, prove_host
+from referee.sandbox import Promise, examine_host, prove_host
 
 _README = """# {name}
 
@@ -102,10 +102,7 @@ def doctor(
         screen.say()
         screen.print_table(
             ["", "promise", "seen"],
-            [
-                (Text("held", "green") if check.held else Text("BROKEN", "bold red"), check.name, check.seen)
-                for check in proof.checks
-            ],
+            [(_standing(check), check.name, check.seen) for check in proof.checks],
         )
     screen.say()
     if not able:
@@ -113,5 +110,12 @@ def doctor(
     elif refusal:
         screen.say(refusal)
     elif proof:
-        screen.say(f"This machine keeps all {len(proof.checks)} promises of the sandbox level {level!r}.")
+        kept = sum(promise.applies for promise in proof.checks)
+        screen.say(f"This machine keeps all {kept} promises of the sandbox level {level!r}.")
     return 0 if able and not refusal else UnsafeHostError.exit_code
+
+
+def _standing(promise: Promise) -> Text:
+    if not promise.applies:
+        return Text("n/a", "dim")
+    return Text("held", "green") if promise.held else Text("BROKEN", "bold red")
