@@ -78,7 +78,7 @@ class Campaign:
         self._ledger = lease.ledger
         self._engine = engine
         self._objects = objects
-        self._data_key = f"phases/{data.digest.removeprefix('sha256:')}.json"
+        self._data_key = data.key
         self._data = data
         self._phase = phase
         self._jobs: dict[str, Job] = {}

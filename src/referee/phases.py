@@ -35,6 +35,12 @@ class PhaseData(Frozen):
     files: tuple[PhaseFile, ...]
 
     @property
+    def key(self) -> str:
+        """Where this lies in the object store: another key when the same files are found at another place."""
+        place = hashlib.sha256(os.fsencode(self.location)).hexdigest()[:8]
+        return f"phases/{self.digest.removeprefix('sha256:')}-{place}.json"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The items to be predicted, in order."""
         return tuple(file.name for file in self.files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,13 @@ class Workspace:
     def open(cls, place: Path) -> Workspace:
         """The workspace of the challenge in `place` (its folder, or its challenge.toml)."""
         return cls(load_challenge(place))
+
+    def accepting(self, risks: Sequence[str]) -> Workspace:
+        """The same workspace, with further promises of the sandbox that the operator does without, by name."""
+        sandbox = self.challenge.sandbox
+        accepted = tuple(dict.fromkeys((*sandbox.accepted_risks, *risks)))
+        changed = sandbox.model_copy(update={"accepted_risks": accepted})
+        return Workspace(self.challenge.model_copy(update={"sandbox": changed}))
 
     @property
     def state(self) -> Path:
@@ -116,7 +123,7 @@ class Workspace:
                 )
             accepted = queries.accepted_risks(ledger)
             events += [
-                RiskAccepted(name=name, reason="Named in challenge.toml.")
+                RiskAccepted(name=name, reason="Named in challenge.toml, or with --accept-risk.")
                 for name in self.challenge.sandbox.accepted_risks
                 if name not in accepted
             ]

@@ -90,6 +90,13 @@ def test_every_submission_is_evaluated_once(stage: Stage) -> None:
     assert set(engine.executed.values()) == {1}
 
 
+def test_a_challenge_that_was_moved_goes_on(stage: Stage, tmp_path: Path) -> None:
+    stage.run(stage.engine(), steps=2)
+    stage.data = stage.data.model_copy(update={"location": tmp_path / "elsewhere"})
+    stage.run(stage.engine())
+    assert stage.verdicts() == {Verdict.OK: 8}
+
+
 def test_a_second_run_has_nothing_to_do(stage: Stage) -> None:
     engine = stage.engine()
     stage.run(engine)

@@ -25,7 +25,17 @@ from referee.workspace import Workspace
 
 
 @app.command
-def run(phase: Annotated[str, Parameter(name=["phase", "--phase"])], *, challenge: Folder = HERE) -> int:
+def run(
+    phase: Annotated[str, Parameter(name=["phase", "--phase"])],
+    *,
+    accept_risk: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="", help="Do without a promise of the sandbox, by name; recorded, and printed on the board."
+        ),
+    ] = (),
+    challenge: Folder = HERE,
+) -> int:
     """Evaluate every submission on a phase. Resumable: what has ended is never run again.
 
     Ctrl-C once starts nothing more and waits for what runs; twice ends what runs (it is run again next time).
@@ -35,7 +45,7 @@ def run(phase: Annotated[str, Parameter(name=["phase", "--phase"])], *, challeng
     phase
         The phase to evaluate on, as named in challenge.toml.
     """
-    workspace = Workspace.open(challenge)
+    workspace = Workspace.open(challenge).accepting(accept_risk)
     workspace.challenge.phase(phase)
     with workspace.ledger() as ledger:
         if not queries.submissions(ledger):

@@ -135,7 +135,7 @@ def _spec(challenge: Challenge, phase: str, data: PhaseData, image: str, *, gpu:
         submission="try",
         phase=phase,
         image=image,
-        phase_data_key=f"phases/{data.digest.removeprefix('sha256:')}.json",
+        phase_data_key=data.key,
         result_key=secrets.token_hex(16),
         private=False,
         gpus=challenge.limits.gpus if gpu else 0,
