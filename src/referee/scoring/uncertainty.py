@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,7 @@ from referee.scoring.metric import Floats
 from referee.scoring.resampling import Replicates, Singles
 
 Ranks = NDArray[np.int32]
+Kind = TypeVar("Kind", bound=np.generic)
 
 _BLOCK = 500
 
@@ -43,29 +48,18 @@ def intervals(replicates: Replicates, level: float = 0.9) -> Intervals:
     """Percentile intervals, widened by sqrt(u / (u - 1)) for u units, as a bootstrap of few units is too narrow."""
     low_place, high_place = _order_places(len(replicates.deviations), level)
     wide = math.sqrt(replicates.units / max(1, replicates.units - 1))
-    columns = replicates.deviations.shape[1]
-    low, high = np.empty(columns), np.empty(columns)
-    for start in range(0, columns, _BLOCK):
-        part = np.ascontiguousarray(replicates.deviations[:, start : start + _BLOCK].T)
-        part.partition((low_place, high_place), axis=1)
-        low[start : start + _BLOCK] = part[:, low_place]
-        high[start : start + _BLOCK] = part[:, high_place]
+    singles = _order_statistics(replicates.deviations, low_place, high_place)
     scores, column = replicates.scores, replicates.column
-    return Intervals(level, scores + wide * low[column], scores + wide * high[column])
+    low, high = (found[column].astype(np.float64) for found in singles)
+    return Intervals(level, scores + wide * low, scores + wide * high)
 
 
 def rank_ranges(replicates: Replicates, level: float = 0.9) -> RankRanges:
     """The range of each entry's ranks over the replicates; equal scores share the best rank in each of them."""
     low_place, high_place = _order_places(len(replicates.deviations), level)
-    ranks = _replicate_ranks(replicates)
-    columns = ranks.shape[1]
-    low, high = np.empty(columns, dtype=np.int32), np.empty(columns, dtype=np.int32)
-    for start in range(0, columns, _BLOCK):
-        part = np.ascontiguousarray(ranks[:, start : start + _BLOCK].T)
-        part.partition((low_place, high_place), axis=1)
-        low[start : start + _BLOCK] = part[:, low_place]
-        high[start : start + _BLOCK] = part[:, high_place]
-    return RankRanges(level, low[replicates.column], high[replicates.column])
+    low, high = _order_statistics(_replicate_ranks(replicates), low_place, high_place)
+    column = replicates.column
+    return RankRanges(level, low[column].astype(np.int32), high[column].astype(np.int32))
 
 
 def share_of_resamples_won(replicates: Replicates, entry: int, other: int) -> float:
@@ -93,10 +87,34 @@ def _replicate_ranks(replicates: Replicates) -> NDArray[np.uint16]:
     """The rank of each column in each replicate; shape (replicates, columns)."""
     sizes = np.bincount(replicates.column).astype(np.int32)
     ranks = np.empty(replicates.deviations.shape, dtype=np.uint16 if replicates.scores.size < 2**16 else np.uint32)
-    for start in range(0, len(ranks), _BLOCK):
-        values = replicates.values(slice(start, start + _BLOCK))
-        ranks[start : start + _BLOCK] = _ranks_by_row(-values if replicates.greater_is_better else values, sizes)
+
+    def rank(block: slice) -> None:
+        values = replicates.values(block)
+        ranks[block] = _ranks_by_row(-values if replicates.greater_is_better else values, sizes)
+
+    _by_blocks(rank, len(ranks))
     return ranks
+
+
+def _order_statistics(rows: NDArray[Kind], low_place: int, high_place: int) -> tuple[NDArray[Kind], NDArray[Kind]]:
+    """The order statistics at two places of each column; `rows` has the shape (replicates, columns)."""
+    low, high = np.empty(rows.shape[1], dtype=rows.dtype), np.empty(rows.shape[1], dtype=rows.dtype)
+
+    def select(block: slice) -> None:
+        part = np.ascontiguousarray(rows[:, block].T)
+        part.partition((low_place, high_place), axis=1)
+        low[block], high[block] = part[:, low_place], part[:, high_place]
+
+    _by_blocks(select, rows.shape[1])
+    return low, high
+
+
+def _by_blocks(work: Callable[[slice], None], size: int) -> None:
+    """Do the work in blocks, one thread for each CPU: numpy sorts and selects without holding the interpreter."""
+    blocks = [slice(start, start + _BLOCK) for start in range(0, size, _BLOCK)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for _ in threads.map(work, blocks):
+            pass
 
 
 def _ranks_by_row(values: Singles, sizes: NDArray[np.int32]) -> Ranks:
