@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -176,16 +176,44 @@ class UncertaintyChoice(Frozen):
 
 
 class MachineType(Frozen):
-    """A kind of machine that attempts run on. Prices are US dollars for an hour."""
+    """A kind of machine that attempts run on. Prices are US dollars for an hour of one attempt.
+
+    Attributes:
+        gpu_memory: bytes of one GPU's memory, as sold; `gpu_memory_usable`: what a program can get of it.
+        speed: relative to the reference machine type, until a pilot has measured it.
+        count: how many there are; None: as many as quota and money allow.
+        boot: from the request for a machine until its first attempt can start; paid for.
+        quota_pool: which of the quotas in `[quotas]` its CPUs count against.
+        billing_granularity, billing_minimum: time is billed in steps of this, and at least for that.
+        price_date, price_source, spot_date, spot_source: when and where the prices stood so.
+    """
 
     cpus: float = Field(gt=0)
     memory: Size
     gpus: int = Field(default=0, ge=0)
+    gpu_model: str | None = None
     gpu_memory: Size | None = None
+    gpu_memory_usable: Size | None = None
     price: Usd = Decimal(0)
     spot_price: Usd | None = None
     speed: float = Field(default=1.0, gt=0)
     reference: bool = False
+    count: int | None = Field(default=None, gt=0)
+    boot: Duration | None = None
+    quota_pool: str | None = None
+    region: str = "own"
+    billing_granularity: Duration = timedelta(seconds=1)
+    billing_minimum: Duration | None = None
+    price_date: date | None = None
+    price_source: str | None = None
+    spot_date: date | None = None
+    spot_source: str | None = None
+
+
+class SmokeChoice(Frozen):
+    """A short run of every submission before the full one; `items` is on how many files (None: there is none)."""
+
+    items: int | None = Field(default=None, gt=0)
 
 
 class EngineChoice(Frozen):
@@ -223,6 +251,9 @@ class Challenge(Frozen):
     metric: MetricChoice = MetricChoice()
     uncertainty: UncertaintyChoice = UncertaintyChoice()
     machines: dict[str, MachineType] = Field(default_factory=dict)
+    quotas: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    smoke: SmokeChoice = SmokeChoice()
+    duplicates: Literal["run_each", "run_once"] = "run_each"
     engine: EngineChoice = EngineChoice()
     sandbox: SandboxChoice = SandboxChoice()
     folder: Path = Path()
