@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
 .PHONY: help demo test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
@@ -11,60 +12,64 @@ EXAMPLE := examples/deepfake
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
 
-$(INSTALLED): requirements/dev.txt $(EXAMPLE)/requirements.txt pyproject.toml scripts/system-packages
+$(INSTALLED): requirements/referee.txt requirements/build.txt $(EXAMPLE)/requirements.txt pyproject.toml scripts/system-packages
 	@scripts/system-packages
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing Python packages into .venv (pinned, with hashes)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $(EXAMPLE)/requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r requirements/referee.txt -r requirements/build.txt -r $(EXAMPLE)/requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEVELOPING): $(INSTALLED) requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## the example challenge, end to end, on real video in real containers; leaves demo/
 	@scripts/system-packages
 	@$(BIN)/python $(EXAMPLE)/demo.py
 
-test: $(INSTALLED)  ## every check: lint, types, architecture, and all the tests
+test: $(DEVELOPING)  ## every check: lint, types, architecture, and all the tests
 	@scripts/system-packages
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -q -n auto tests/unit
 	$(BIN)/python -m pytest -q --ignore=tests/unit  # one by one: each looks for what it left on the machine
 
-lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
+lint: $(DEVELOPING)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(INSTALLED)  ## the quick tests only
+unit: $(DEVELOPING)  ## the quick tests only
 	$(BIN)/python -m pytest -q -n auto tests/unit
 
 docs: $(INSTALLED)  ## print docs/verdicts.md and docs/cli.md again from the code
 	$(BIN)/python -m referee.policy > docs/verdicts.md
 	$(BIN)/python -c "from referee.cli.reference import document; print(document(), end='')" > docs/cli.md
 
-bench-local: $(INSTALLED)  ## 200 trivial containers through Referee against bare podman
+bench-local: $(DEVELOPING)  ## 200 trivial containers through Referee against bare podman
 	$(BIN)/python benchmarks/bench_local.py
 
-bench-scores: $(INSTALLED)  ## Read, score and resample 4,200 submissions x 10,000 items
+bench-scores: $(DEVELOPING)  ## Read, score and resample 4,200 submissions x 10,000 items
 	$(BIN)/python benchmarks/bench_scores.py
 
-bench-coverage: $(INSTALLED)  ## How often intervals and rank sets hold the truth, on 2,000 boards of each shape
+bench-coverage: $(DEVELOPING)  ## How often intervals and rank sets hold the truth, on 2,000 boards of each shape
 	$(BIN)/python benchmarks/bench_coverage.py
 
-bench-isolation: $(INSTALLED)  ## What each isolation level costs: the same work bare, at runc and at gVisor, in turns
+bench-isolation: $(DEVELOPING)  ## What each isolation level costs: the same work bare, at runc and at gVisor, in turns
 	$(BIN)/python benchmarks/bench_isolation.py
 
-bench-plan: $(INSTALLED)  ## what the planner promises and keeps, on simulated campaigns
+bench-plan: $(DEVELOPING)  ## what the planner promises and keeps, on simulated campaigns
 	$(BIN)/python benchmarks/bench_plan.py
 
-hostile: $(INSTALLED)  ## every attack on the sandbox, on every level that is installed
+hostile: $(DEVELOPING)  ## every attack on the sandbox, on every level that is installed
 	$(BIN)/python tests/hostile/run.py
 
-hostile-mutations: $(INSTALLED)  ## switch each defence off in turn, and see which attacks notice
+hostile-mutations: $(DEVELOPING)  ## switch each defence off in turn, and see which attacks notice
 	$(BIN)/python tests/hostile/run.py --mutations
 
-test-v2: $(INSTALLED)  ## the sandbox on a kernel with cgroup v2 alone, in a QEMU guest
+test-v2: $(DEVELOPING)  ## the sandbox on a kernel with cgroup v2 alone, in a QEMU guest
 	$(BIN)/python tests/guest/run.py
 
 dfdc-replay: $(INSTALLED)  ## the Deepfake Detection Challenge's figures, and what a plan would have cost
