@@ -19,8 +19,8 @@ from referee.objects import ObjectStore
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
-from referee.scoring.leaderboard import Leaderboard, leaderboard
-from referee.scoring.metric import chosen_metrics, constant_half
+from referee.scoring.boards import board_of, public_board_of
+from referee.scoring.leaderboard import Leaderboard
 from referee.scoring.score import Scoring, score_evaluations
 
 LEDGER_NAME = "ledger.sqlite"
@@ -190,29 +190,11 @@ class Workspace:
 
     def board(self, ledger: Ledger, phase: str) -> Leaderboard:
         """The leaderboard of a phase; beside a private phase the last public one that was scored."""
-        scores = queries.scores(ledger)
-        metrics = chosen_metrics(self.challenge.metric)
-        evaluations = queries.evaluations(ledger)
-        public = self.public_board(ledger) if self.challenge.phase(phase).visibility == "private" else None
-        return leaderboard(
-            phase,
-            metrics,
-            evaluations,
-            scores,
-            reference_score=constant_half(metrics[0]),
-            public=public,
-            refusals=queries.refusals(ledger),
-        )
+        return board_of(self.challenge, ledger, phase)
 
     def public_board(self, ledger: Ledger) -> Leaderboard | None:
         """The board of the last public phase that was scored; None if none was."""
-        scores = queries.scores(ledger)
-        evaluations = queries.evaluations(ledger)
-        with_scores = {score.evaluation for score in scores}
-        scored = {row.phase for row in evaluations if row.evaluation in with_scores}
-        names = [name for name, phase in self.challenge.phases.items() if phase.visibility == "public"]
-        shown = [name for name in names if name in scored]
-        return leaderboard(shown[-1], chosen_metrics(self.challenge.metric), evaluations, scores) if shown else None
+        return public_board_of(self.challenge, ledger)
 
     def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:
         """`phase`, or the one that an operator most likely means: a private one that was run, else the last that was.
@@ -231,5 +213,8 @@ class Workspace:
 
 
 def challenge_text(challenge: Challenge) -> str:
-    """The challenge as canonical JSON, without the place where it lies: what the ledger records."""
-    return json.dumps(challenge.model_dump(mode="json", exclude={"folder"}), sort_keys=True, separators=(",", ":"))
+    """The challenge as JSON, without the place where it lies: what the ledger records.
+
+    Keys stand in the order of the declaration and of the file: which public phase is the last one is told by it.
+    """
+    return json.dumps(challenge.model_dump(mode="json", exclude={"folder"}), separators=(",", ":"))
