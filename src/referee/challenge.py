@@ -144,6 +144,29 @@ class MetricChoice(Frozen):
     epsilon: float = Field(default=1e-15, gt=0, lt=0.5)
     secondary: tuple[str, ...] = ()
 
+    def grows_into(self, other: MetricChoice) -> bool:
+        """Whether `other` is this choice, or this with more secondary metrics: no score that stands changes by it."""
+        same = (self.name, self.epsilon) == (other.name, other.epsilon)
+        return same and set(self.secondary) <= set(other.secondary)
+
+
+class ReproductionChoice(Frozen):
+    """When a re-run on a public phase counts as the recorded one; to be fixed before it is made.
+
+    Attributes:
+        phase: the public phase that decides; by default the last public one in the file.
+        tolerance: difference of scores that is still the same.
+        prediction_tolerance: difference of one prediction that is float noise.
+        decimals: with how many decimals the recorded scores were published.
+        required: a submission that does not reproduce is not run on private phases, unless it is admitted by a ruling.
+    """
+
+    phase: str | None = None
+    tolerance: float = Field(default=1e-3, ge=0)
+    prediction_tolerance: float = Field(default=1e-6, ge=0)
+    decimals: int = Field(default=5, ge=0, le=17)
+    required: bool = False
+
 
 class Reduction(StrEnum):
     """How a team's finals become the team's one entry; declared in advance."""
@@ -250,6 +273,7 @@ class Challenge(Frozen):
     predictions: PredictionFormat = PredictionFormat()
     metric: MetricChoice = MetricChoice()
     uncertainty: UncertaintyChoice = UncertaintyChoice()
+    reproduction: ReproductionChoice = ReproductionChoice()
     machines: dict[str, MachineType] = Field(default_factory=dict)
     quotas: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     smoke: SmokeChoice = SmokeChoice()

@@ -3,6 +3,7 @@
 | module | noun |
 |---|---|
 | `events` | every kind of event that can be recorded, as frozen models |
+| `plans` | the events of pilot, plan and forecasts |
 | `chain` | canonical JSON, the hash of a link, walking a chain (pure; the auditor uses it without a database) |
 | `schema`, `migrations` | the tables, and how files of older versions become files of this one |
 | `database` | SQLite: settings, transactions, which places are refused |
@@ -28,11 +29,14 @@ from referee.ledger.events import (
     AttemptSubmitted,
     CampaignFinished,
     ChallengeRecorded,
+    ConfirmationRecorded,
+    ConfirmedRun,
     ControllerStarted,
     ControllerStopped,
     DispatchResumed,
     DispatchStopped,
     EvaluationEnded,
+    EvaluationHeld,
     EvaluationReopened,
     EvaluationRequested,
     EvaluationScored,
@@ -44,12 +48,20 @@ from referee.ledger.events import (
     NodeRefused,
     NodeReleased,
     PhaseRecorded,
+    RejudgingApplied,
+    RejudgingCancelled,
+    RejudgingStaged,
     RiskAccepted,
+    ScoringFixed,
+    SeriesStarted,
     SubmissionImported,
     SubmissionRefused,
+    SubmissionReproduced,
+    SubmissionRuled,
     read_event,
 )
 from referee.ledger.identities import Identity
+from referee.ledger.plans import CampaignWarned, ForecastMade, PilotDrawn, PlanConfirmed
 from referee.ledger.records import Recorded
 from referee.ledger.store import Lease, Ledger
 
@@ -59,16 +71,21 @@ __all__ = [
     "AttemptPlanned",
     "AttemptSubmitted",
     "CampaignFinished",
+    "CampaignWarned",
     "ChallengeRecorded",
+    "ConfirmationRecorded",
+    "ConfirmedRun",
     "ControllerStarted",
     "ControllerStopped",
     "DispatchResumed",
     "DispatchStopped",
     "EvaluationEnded",
+    "EvaluationHeld",
     "EvaluationReopened",
     "EvaluationRequested",
     "EvaluationScored",
     "Event",
+    "ForecastMade",
     "Head",
     "IdentitiesUnblinded",
     "Identity",
@@ -81,10 +98,19 @@ __all__ = [
     "NodeRefused",
     "NodeReleased",
     "PhaseRecorded",
+    "PilotDrawn",
+    "PlanConfirmed",
     "Recorded",
+    "RejudgingApplied",
+    "RejudgingCancelled",
+    "RejudgingStaged",
     "RiskAccepted",
+    "ScoringFixed",
+    "SeriesStarted",
     "SubmissionImported",
     "SubmissionRefused",
+    "SubmissionReproduced",
+    "SubmissionRuled",
     "canonical_json",
     "queries",
     "read_event",

@@ -15,9 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from referee.attempts import Measurements
-from referee.challenge import Frozen
+from referee.challenge import Frozen, Limits, MetricChoice
 from referee.errors import LedgerError
 from referee.ledger.chain import format_time
+from referee.rulings import Ruling
 from referee.verdicts import Verdict
 
 MAX_PROSE = 4000
@@ -223,13 +224,40 @@ class DispatchResumed(Event, kind="dispatch.resumed"):
 # Evaluations, attempts, scores
 
 
+class SeriesStarted(Event, kind="series.started"):
+    """Some submissions are to be run once more on a phase, beside their official evaluations, for a purpose.
+
+    The runs are evaluations like others, under the name of the series, and count for nothing by themselves.
+    `machine_type` binds them to one kind of machine; `limits` replaces the challenge's for them.
+    """
+
+    series: Name
+    purpose: Literal["rejudging", "reproduction", "confirmation"]
+    phase: Name
+    submissions: tuple[Name, ...] = Field(min_length=1)
+    machine_type: Name | None = None
+    limits: Limits | None = None
+
+
 class EvaluationRequested(Event, kind="evaluation.requested", by_controller=True):
-    """A submission is to be evaluated on a phase; `order` is its place in the order of dispatch."""
+    """A submission is to be evaluated on a phase; `order` is its place in the order of dispatch.
+
+    `series` names the series of further runs that it belongs to; empty for the official evaluation.
+    """
 
     evaluation: Name
     submission: Name
     phase: Name
     order: int
+    series: str = ""
+
+
+class EvaluationHeld(Event, kind="evaluation.held", by_controller=True):
+    """A submission is not evaluated on a phase because it did not reproduce; a later request lifts it."""
+
+    submission: Name
+    phase: Name
+    reason: Prose
 
 
 class AttemptPlanned(Event, kind="attempt.planned", by_controller=True):
@@ -237,7 +265,7 @@ class AttemptPlanned(Event, kind="attempt.planned", by_controller=True):
 
     `reference`, `wall_time_scale` and `speed_ratio_upper` are what `policy.decide` needs to judge a time-out
     later: whether the machine type is the reference, the factor on the wall time limit, and the upper 99% of
-    this type's runtime over the reference's (None: not known).
+    this type's runtime over the reference's (None: not known). `smoke`: on a few files only, before the full run.
     """
 
     attempt: Name
@@ -250,6 +278,7 @@ class AttemptPlanned(Event, kind="attempt.planned", by_controller=True):
     reference: bool = True
     wall_time_scale: float = Field(default=1.0, gt=0)
     speed_ratio_upper: float | None = Field(default=None, gt=0)
+    smoke: bool = False
 
 
 class AttemptSubmitted(Event, kind="attempt.submitted", by_controller=True):
@@ -289,7 +318,8 @@ class EvaluationEnded(Event, kind="evaluation.ended", by_controller=True):
     """The evaluation's verdict. `attempt` is the one that it rests on; None where none was possible.
 
     `final` says whether it stands for good (`policy.Finish`) or the operator may reopen it (`policy.AskOperator`); None
-    leaves it to the verdict: valid results and what is the submission's doing are final.
+    leaves it to the verdict: valid results and what is the submission's doing are final. `copied_from` is the evaluation
+    of the same image that was run in its stead, whose verdict, attempt and predictions are this one's too.
     """
 
     evaluation: Name
@@ -297,6 +327,7 @@ class EvaluationEnded(Event, kind="evaluation.ended", by_controller=True):
     attempt: Name | None = None
     reason: Prose = ""
     final: bool | None = None
+    copied_from: Name | None = None
 
 
 class EvaluationReopened(Event, kind="evaluation.reopened"):
@@ -307,13 +338,124 @@ class EvaluationReopened(Event, kind="evaluation.reopened"):
 
 
 class EvaluationScored(Event, kind="evaluation.scored"):
-    """Scores by metric, of exactly these predictions under exactly these labels, by this version of the scorer."""
+    """Scores by metric, of exactly these predictions under exactly these labels, by this version of the scorer.
+
+    `epsilon` is the metrics' clipping (None in ledgers that were written before it was kept: then the challenge's).
+    With `rejudging` the scores are staged under that rejudging and count only once it is applied.
+    """
 
     evaluation: Name
     scores: dict[str, FloatText] = Field(min_length=1)
     predictions_digest: Digest
     labels_digest: Digest
     scorer_version: Name
+    epsilon: FloatText | None = None
+    rejudging: Name | None = None
+
+
+class ScoringFixed(Event, kind="scoring.fixed"):
+    """By which metrics and labels a phase is scored from here on; only an applied rejudging changes it.
+
+    Secondary metrics may be added; everything else about it stands.
+    """
+
+    phase: Name
+    metric: MetricChoice
+    labels_digest: Digest
+
+
+# Rulings, rejudgings, and what further runs showed
+
+
+class SubmissionRuled(Event, kind="submission.ruled"):
+    """The operator decided about a submission by hand (see `rulings`), and why."""
+
+    submission: Name
+    ruling: Ruling
+    reason: Annotated[Prose, Field(min_length=1)]
+
+
+class RejudgingStaged(Event, kind="rejudging.staged"):
+    """A set of evaluations is judged again, without any effect before it is applied.
+
+    Attributes:
+        method: `rerun` makes new attempts (its series has the rejudging's name); `rescore` scores what there is.
+        submissions: whose evaluations.
+        selection: how they were chosen, in words.
+        metric: the metrics that stand once it is applied.
+        labels_digest: likewise the labels.
+        before: digest of the phase's board (its JSON) when it was staged.
+    """
+
+    rejudging: Name
+    phase: Name
+    method: Literal["rerun", "rescore"]
+    submissions: tuple[Name, ...] = Field(min_length=1)
+    selection: Prose
+    metric: MetricChoice
+    labels_digest: Digest
+    before: Digest
+
+
+class RejudgingApplied(Event, kind="rejudging.applied"):
+    """What was staged stands from here on. `before` and `after` are digests of the phase's board (its JSON)."""
+
+    rejudging: Name
+    reason: Annotated[Prose, Field(min_length=1)]
+    before: Digest
+    after: Digest
+
+
+class RejudgingCancelled(Event, kind="rejudging.cancelled"):
+    """What was staged is left aside for good."""
+
+    rejudging: Name
+    reason: Prose = ""
+
+
+class SubmissionReproduced(Event, kind="submission.reproduced"):
+    """What the reproduction check said of a submission on a phase; the last word counts (see scoring.reproduction).
+
+    `tolerance` is the score difference that still counted as the same.
+    """
+
+    submission: Name
+    phase: Name
+    outcome: Name
+    cause: Name
+    explanation: Prose = ""
+    recorded_score: FloatText | None = None
+    rerun_score: FloatText | None = None
+    largest_change: FloatText | None = None
+    run_to_run: FloatText | None = None
+    runs: int = Field(default=0, ge=0)
+    tolerance: FloatText
+
+
+class ConfirmedRun(Frozen):
+    """One further run of a submission of the prize zone, compared with its official result.
+
+    `same_predictions` and `rank` are None where the run gave no valid result; `rank` is the one that the submission
+    would have with this run's score.
+    """
+
+    submission: Name
+    series: Name
+    verdict: Verdict
+    node: Name | None = None
+    same_predictions: bool | None = None
+    score: FloatText | None = None
+    rank: int | None = None
+
+
+class ConfirmationRecorded(Event, kind="confirmation.recorded"):
+    """The prize zone was run again on one machine type; this is what came of it. No score changes by it."""
+
+    confirmation: Name
+    phase: Name
+    top: int = Field(ge=1)
+    machine_type: Name
+    runs: tuple[ConfirmedRun, ...] = Field(min_length=1)
 
 
 class CampaignFinished(Event, kind="campaign.finished", by_controller=True):

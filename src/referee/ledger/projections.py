@@ -7,11 +7,13 @@ nothing is written, so a defect or a second controller cannot run or score anyth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Row, Select, Table, Update, bindparam, delete, insert, select, update
 
+from referee.challenge import Frozen, MetricChoice
 from referee.errors import LedgerError
 from referee.ledger import events
 from referee.ledger.chain import Link, canonical_json, format_time
@@ -23,9 +25,13 @@ from referee.ledger.schema import (
     PHASES,
     PROJECTIONS,
     REFUSALS,
+    REJUDGINGS,
+    RULINGS,
     SCORES,
+    SERIES,
     SUBMISSIONS,
 )
+from referee.rulings import Ruling, objection
 from referee.verdicts import Blame, Verdict, blame
 
 E = TypeVar("E", bound=events.Event)
@@ -93,14 +99,35 @@ _PHASE_ROW = select(PHASES).where(PHASES.c.phase == _KEY)
 _EVALUATION_ROW = select(EVALUATIONS).where(EVALUATIONS.c.evaluation == _KEY)
 _ATTEMPT_ROW = select(ATTEMPTS).where(ATTEMPTS.c.attempt == _KEY)
 _SUBMISSION_ROW = select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == _KEY)
+_SUBMISSION_ROW_WHOLE = select(SUBMISSIONS).where(SUBMISSIONS.c.submission == _KEY)
 _REFUSAL_ROW = select(REFUSALS).where(REFUSALS.c.submission == _KEY)
 _LIFT_REFUSAL = delete(REFUSALS).where(REFUSALS.c.submission == _KEY)
-_METRICS = select(SCORES.c.metric).where(SCORES.c.evaluation == _KEY)
+_METRICS = select(SCORES.c.metric).where(SCORES.c.evaluation == _KEY, SCORES.c.rejudging == bindparam("rejudging"))
 _OF_PHASE = select(EVALUATIONS.c.evaluation).where(EVALUATIONS.c.phase == _KEY).limit(1)
-_OPEN_OF_PHASE = _OF_PHASE.where(EVALUATIONS.c.verdict.is_(None))
+_OPEN_OF_PHASE = _OF_PHASE.where(EVALUATIONS.c.verdict.is_(None), EVALUATIONS.c.series == "")
 _SCORED_OF_PHASE = select(SCORES.c.evaluation).join(EVALUATIONS).where(EVALUATIONS.c.phase == _KEY).limit(1)
-_SAME_EVALUATION = select(EVALUATIONS.c.evaluation).where(
-    EVALUATIONS.c.submission == bindparam("submission"), EVALUATIONS.c.phase == bindparam("phase")
+_SAME_EVALUATION = select(EVALUATIONS).where(
+    EVALUATIONS.c.submission == bindparam("submission"),
+    EVALUATIONS.c.phase == bindparam("phase"),
+    EVALUATIONS.c.series == bindparam("series"),
+)
+_SERIES_ROW = select(SERIES).where(SERIES.c.series == _KEY)
+_RULINGS = select(RULINGS.c.ruling).where(RULINGS.c.submission == _KEY).order_by(RULINGS.c.seq)
+_REJUDGING_ROW = select(REJUDGINGS).where(REJUDGINGS.c.rejudging == _KEY)
+_STAGED = select(REJUDGINGS.c.rejudging).where(REJUDGINGS.c.state == "staged").limit(1)
+_REJUDGING = update(REJUDGINGS).where(REJUDGINGS.c.rejudging == _KEY)
+_STANDING_SCORES = delete(SCORES).where(SCORES.c.evaluation == _KEY, SCORES.c.rejudging == "")
+_SCORES_OF = select(SCORES).where(SCORES.c.evaluation == _KEY, SCORES.c.rejudging == bindparam("rejudging"))
+_SCORED_OTHERWISE = (
+    select(SCORES.c.evaluation)
+    .join(EVALUATIONS)
+    .where(
+        EVALUATIONS.c.phase == _KEY,
+        EVALUATIONS.c.series == "",
+        SCORES.c.rejudging == "",
+        (SCORES.c.labels_digest != bindparam("labels")) | (SCORES.c.epsilon != bindparam("epsilon")),
+    )
+    .limit(1)
 )
 
 
@@ -210,13 +237,16 @@ def _node_released(connection: Connection, link: Link, event: events.NodeRelease
 
 @_applies(events.EvaluationRequested)
 def _evaluation_requested(connection: Connection, link: Link, event: events.EvaluationRequested) -> None:
-    same = connection.execute(_SAME_EVALUATION, {"submission": event.submission, "phase": event.phase})
-    if same.first() is not None:
+    if _evaluation_of(connection, event.submission, event.phase, event.series):
         raise _refuse(link, f"{event.submission} on {event.phase} was requested before")
     if not _find(connection, _SUBMISSION_ROW, event.submission):
         raise _refuse(link, f"there is no submission {event.submission}")
     if not _find(connection, _PHASE_ROW, event.phase):
         raise _refuse(link, f"the data of the phase {event.phase} was never recorded")
+    if event.series:
+        series = _find(connection, _SERIES_ROW, event.series)
+        if series is None or series.phase != event.phase or event.submission not in json.loads(series.submissions):
+            raise _refuse(link, f"no series {event.series} was started that has {event.submission} on {event.phase}")
     _add(
         connection,
         EVALUATIONS,
@@ -228,7 +258,13 @@ def _evaluation_requested(connection: Connection, link: Link, event: events.Eval
         attempts=0,
         reason="",
         requested_at=link.time,
+        series=event.series,
     )
+
+
+def _evaluation_of(connection: Connection, submission: str, phase: str, series: str) -> Row[Any] | None:
+    key = {"submission": submission, "phase": phase, "series": series}
+    return connection.execute(_SAME_EVALUATION, key).first()
 
 
 @_applies(events.AttemptPlanned)
@@ -273,10 +309,14 @@ def _attempt_fenced(connection: Connection, link: Link, event: events.AttemptFen
 @_applies(events.EvaluationEnded)
 def _evaluation_ended(connection: Connection, link: Link, event: events.EvaluationEnded) -> None:
     predictions = None
-    if event.attempt is not None:
+    if event.copied_from is not None:
+        predictions = _original(connection, link, event).predictions_digest
+    elif event.attempt is not None:
         found = _find(connection, _ATTEMPT_ROW, event.attempt)
         if found is None or found.evaluation != event.evaluation or found.verdict != event.verdict:
             raise _refuse(link, f"{event.attempt} is not an attempt of it that ended as {event.verdict}")
+        if found.smoke and event.verdict is Verdict.OK:
+            raise _refuse(link, f"{event.attempt} was a smoke run, which gives no result")
         predictions = found.predictions_digest
     elif event.verdict is Verdict.OK:
         raise _refuse(link, "a valid result needs the attempt that gave it")
@@ -290,9 +330,24 @@ def _evaluation_ended(connection: Connection, link: Link, event: events.Evaluati
         "reason": event.reason,
         "ended_at": link.time,
         "predictions_digest": predictions if event.verdict is Verdict.OK else None,
+        "copied_from": event.copied_from,
     }
     if not _change(connection, _WAITING_EVALUATION, event.evaluation, **ending):
         raise _refuse(link, f"{event.evaluation} has ended before, has an open attempt, or was never requested")
+
+
+def _original(connection: Connection, link: Link, event: events.EvaluationEnded) -> Row[Any]:
+    """The evaluation that was run instead of this one: of the same image and kind, on the same phase, and ended so."""
+    rows = [_find(connection, _EVALUATION_ROW, str(name)) for name in (event.copied_from, event.evaluation)]
+    original, copy = rows
+    if original is None or copy is None or original.evaluation == copy.evaluation or original.copied_from is not None:
+        raise _refuse(link, f"{event.copied_from} is not an evaluation that another can be copied from")
+    ran, same = (_find(connection, _SUBMISSION_ROW_WHOLE, row.submission) for row in (original, copy))
+    if ran is None or same is None or (ran.image, ran.kind, original.phase) != (same.image, same.kind, copy.phase):
+        raise _refuse(link, f"{event.copied_from} is not of the same image, kind and phase")
+    if (original.verdict, original.attempt) != (event.verdict.value, event.attempt):
+        raise _refuse(link, f"{event.copied_from} did not end so")
+    return original
 
 
 @_applies(events.EvaluationReopened)
@@ -303,6 +358,7 @@ def _evaluation_reopened(connection: Connection, link: Link, event: events.Evalu
     if old.final:
         raise _refuse(link, f"{event.evaluation} ended as {old.verdict}, which is final")
     fresh = {"verdict": None, "final": None, "attempt": None, "ended_at": None, "reason": event.reason}
+    fresh["copied_from"] = None
     _change(connection, _EVALUATION, event.evaluation, round=old.round + 1, **fresh)
     _change(connection, _PHASE, old.phase, finished_at=None)
 
@@ -312,13 +368,134 @@ def _evaluation_scored(connection: Connection, link: Link, event: events.Evaluat
     found = _find(connection, _EVALUATION_ROW, event.evaluation)
     if found is None or found.verdict != Verdict.OK or found.predictions_digest != event.predictions_digest:
         raise _refuse(link, f"{event.evaluation} has no valid result with these predictions")
-    phase = _find(connection, _PHASE_ROW, found.phase)
-    if phase is None or phase.labels_digest != event.labels_digest:
+    labels, epsilon = _scored_by(connection, link, found.phase, event.rejudging)
+    if labels != event.labels_digest:
         raise _refuse(link, f"the labels are not those that were recorded for {found.phase}")
-    known = connection.execute(_METRICS, {"key": event.evaluation}).scalars()
+    if epsilon is not None and event.epsilon is not None and float(event.epsilon) != epsilon:
+        raise _refuse(link, f"{found.phase} is scored with the epsilon {epsilon}, not {event.epsilon}")
+    rejudging = event.rejudging or ""
+    known = connection.execute(_METRICS, {"key": event.evaluation, "rejudging": rejudging}).scalars()
     twice = sorted(set(known) & set(event.scores))
     if twice:
         raise _refuse(link, f"{event.evaluation} was scored before by {', '.join(twice)}")
-    values = event.model_dump(exclude={"scores"}) | {"seq": link.seq}
+    values = event.model_dump(exclude={"scores"}) | {"seq": link.seq, "rejudging": rejudging}
     for metric, value in event.scores.items():
         _add(connection, SCORES, metric=metric, value=value, **values)
+
+
+def _scored_by(
+    connection: Connection, link: Link, phase: str, rejudging: str | None
+) -> tuple[str | None, float | None]:
+    """Under which labels and epsilon scores of a phase are to be; None where that was never fixed."""
+    if rejudging is not None:
+        staged = _find(connection, _REJUDGING_ROW, rejudging)
+        if staged is None or staged.state != "staged" or staged.phase != phase:
+            raise _refuse(link, f"no rejudging {rejudging} of {phase} is staged")
+        return staged.labels_digest, float(json.loads(staged.metric)["epsilon"])
+    row = _find(connection, _PHASE_ROW, phase)
+    if row is None:
+        return None, None
+    return row.labels_digest, float(json.loads(row.scoring)["epsilon"]) if row.scoring else None
+
+
+@_applies(events.ScoringFixed)
+def _scoring_fixed(connection: Connection, link: Link, event: events.ScoringFixed) -> None:
+    row = _find(connection, _PHASE_ROW, event.phase)
+    if row is None or row.labels_digest != event.labels_digest:
+        raise _refuse(link, f"the labels are not those that were recorded for {event.phase}")
+    if row.scoring:
+        old = MetricChoice.model_validate_json(row.scoring)
+        if not old.grows_into(event.metric):
+            raise _refuse(link, f"{event.phase} is scored otherwise, and only a rejudging changes that")
+    _change(connection, _PHASE, event.phase, scoring=_text(event.metric))
+
+
+def _text(model: Frozen) -> str:
+    return canonical_json(model.model_dump(mode="json"))
+
+
+# Rulings, rejudgings, further runs
+
+
+@_applies(events.SubmissionRuled)
+def _submission_ruled(connection: Connection, link: Link, event: events.SubmissionRuled) -> None:
+    if not _find(connection, _SUBMISSION_ROW, event.submission):
+        raise _refuse(link, f"there is no submission {event.submission}")
+    earlier = [Ruling(text) for text in connection.execute(_RULINGS, {"key": event.submission}).scalars()]
+    if why := objection(earlier, event.ruling):
+        raise _refuse(link, f"{event.submission}: {why}")
+    _add(connection, RULINGS, seq=link.seq, ruled_at=link.time, **event.model_dump(mode="json"))
+
+
+@_applies(events.SeriesStarted)
+def _series_started(connection: Connection, link: Link, event: events.SeriesStarted) -> None:
+    if _find(connection, _SERIES_ROW, event.series):
+        raise _refuse(link, f"a series {event.series} was started before")
+    values = event.model_dump(exclude={"submissions", "limits"})
+    values["submissions"] = canonical_json(list(event.submissions))
+    values["limits"] = event.limits and _text(event.limits)
+    _add(connection, SERIES, seq=link.seq, **values)
+
+
+@_applies(events.RejudgingStaged)
+def _rejudging_staged(connection: Connection, link: Link, event: events.RejudgingStaged) -> None:
+    if _find(connection, _REJUDGING_ROW, event.rejudging):
+        raise _refuse(link, f"{event.rejudging} was staged before")
+    if connection.execute(_STAGED).first():
+        raise _refuse(link, "another rejudging is staged")
+    values = event.model_dump(exclude={"submissions", "metric"})
+    values |= {"submissions": canonical_json(list(event.submissions)), "metric": _text(event.metric)}
+    _add(connection, REJUDGINGS, seq=link.seq, state="staged", reason="", staged_at=link.time, **values)
+
+
+def _staged(connection: Connection, link: Link, rejudging: str) -> Row[Any]:
+    row = _find(connection, _REJUDGING_ROW, rejudging)
+    if row is None or row.state != "staged":
+        raise _refuse(link, f"{rejudging} is not staged")
+    return row
+
+
+@_applies(events.RejudgingCancelled)
+def _rejudging_cancelled(connection: Connection, link: Link, event: events.RejudgingCancelled) -> None:
+    _staged(connection, link, event.rejudging)
+    _change(connection, _REJUDGING, event.rejudging, state="cancelled", reason=event.reason, closed_at=link.time)
+
+
+@_applies(events.RejudgingApplied)
+def _rejudging_applied(connection: Connection, link: Link, event: events.RejudgingApplied) -> None:
+    staged = _staged(connection, link, event.rejudging)
+    for submission in json.loads(staged.submissions):
+        official = _evaluation_of(connection, submission, staged.phase, "")
+        if official is None or official.verdict is None:
+            raise _refuse(link, f"the evaluation of {submission} on {staged.phase} has not ended")
+        if staged.method == "rescore":
+            _replace_scores(connection, official.evaluation, official.evaluation, event.rejudging)
+        else:
+            _take_over(
+                connection, link, official, _evaluation_of(connection, submission, staged.phase, staged.rejudging)
+            )
+    metric = json.loads(staged.metric)
+    _change(connection, _PHASE, staged.phase, scoring=staged.metric, labels_digest=staged.labels_digest)
+    other = {"key": staged.phase, "labels": staged.labels_digest, "epsilon": repr(float(metric["epsilon"]))}
+    if (left := connection.execute(_SCORED_OTHERWISE, other).first()) is not None:
+        raise _refuse(link, f"{left.evaluation} would keep a score under other labels or another epsilon")
+    closed = {"state": "applied", "reason": event.reason, "after": event.after, "closed_at": link.time}
+    _change(connection, _REJUDGING, event.rejudging, **closed)
+
+
+def _take_over(connection: Connection, link: Link, official: Row[Any], run: Row[Any] | None) -> None:
+    """Let an evaluation rest on its further run; one that ended by no doing of the submission changes nothing."""
+    if run is None or run.verdict is None:
+        raise _refuse(link, f"the further run of {official.evaluation} has not ended")
+    if not run.final:
+        return
+    taken = ("verdict", "final", "attempt", "reason", "ended_at", "predictions_digest", "last_verdict")
+    _change(connection, _EVALUATION, official.evaluation, **{name: getattr(run, name) for name in taken})
+    _replace_scores(connection, official.evaluation, run.evaluation, "")
+
+
+def _replace_scores(connection: Connection, evaluation: str, source: str, rejudging: str) -> None:
+    found = [row._asdict() for row in connection.execute(_SCORES_OF, {"key": source, "rejudging": rejudging})]
+    connection.execute(_STANDING_SCORES, {"key": evaluation})
+    for row in found:
+        _add(connection, SCORES, **(row | {"evaluation": evaluation, "rejudging": ""}))

@@ -1,11 +1,14 @@
 """What the command line, the report and the web read: typed rows, one function for each question.
 
+What is official is what is given, unless a series of further runs is named: status, board and pilot never see those.
+
 Each takes the ledger and reads one unchanging state of it. Times are aware and in UTC; durations are seconds;
 sizes are bytes; scores are the floats that were recorded, bit for bit.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +17,18 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from referee.attempts import Measurements
+from referee.challenge import Limits, MetricChoice
 from referee.ledger.chain import parse_time
 from referee.ledger.events import (
     ChallengeRecorded,
+    ConfirmationRecorded,
     DispatchResumed,
     DispatchStopped,
+    EvaluationHeld,
+    EvaluationScored,
     LedgerCreated,
     RiskAccepted,
+    SubmissionReproduced,
 )
 from referee.ledger.identities import Identity
 from referee.ledger.schema import (
@@ -32,11 +40,15 @@ from referee.ledger.schema import (
     NODES,
     PHASES,
     REFUSALS,
+    REJUDGINGS,
+    RULINGS,
     SCORES,
+    SERIES,
     SUBMISSIONS,
 )
 from referee.ledger.store import Ledger
 from referee.policy import Outcome
+from referee.rulings import Ruling
 from referee.verdicts import Verdict
 
 
@@ -66,13 +78,14 @@ class ControllerRow:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRow:
-    """A phase as it was last recorded."""
+    """A phase as it was last recorded. `scoring` is the choice of metrics that its scores stand under."""
 
     phase: str
     data_digest: str
     files: int
     labels_digest: str | None
     finished_at: datetime | None
+    scoring: MetricChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,7 @@ class EvaluationRow:
         final: whether the verdict stands for good, or the evaluation may be reopened; None while it has not ended.
         attempt: the one that the verdict rests on.
         predictions_digest: of the accepted predictions; None unless the verdict is ok.
+        copied_from: the evaluation of the same image that was run in its stead; None if it was run itself.
     """
 
     evaluation: str
@@ -132,11 +146,15 @@ class EvaluationRow:
     requested_at: datetime
     ended_at: datetime | None
     predictions_digest: str | None
+    copied_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One execution. `fenced` is why a late or foreign result of it was left aside, if there was one."""
+    """One execution. `fenced` is why a late or foreign result of it was left aside, if there was one.
+
+    `smoke`: it ran on a few files only, before the full run.
+    """
 
     attempt: str
     evaluation: str
@@ -166,11 +184,15 @@ class AttemptRow:
     log_digest: str | None
     reported_by: str | None
     fenced: str | None
+    smoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """An evaluation's score by one metric; `value` is the recorded float."""
+    """An evaluation's score by one metric; `value` is the recorded float.
+
+    `epsilon` is the metrics' clipping, as the text of a float; None where it was not kept.
+    """
 
     evaluation: str
     submission: str
@@ -179,6 +201,7 @@ class ScoreRow:
     predictions_digest: str
     labels_digest: str
     scorer_version: str
+    epsilon: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +214,49 @@ class NodeRow:
     proved: bool | None
     quarantined: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RulingRow:
+    """What was decided about a submission by hand."""
+
+    seq: int
+    submission: str
+    team: str
+    ruling: Ruling
+    reason: str
+    ruled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A series of further runs of some submissions on a phase (`events.SeriesStarted`)."""
+
+    series: str
+    purpose: str
+    phase: str
+    submissions: tuple[str, ...]
+    machine_type: str | None
+    limits: Limits | None
+
+
+@dataclass(frozen=True, slots=True)
+class RejudgingRow:
+    """A rejudging (`events.RejudgingStaged`). `state` is staged, applied or cancelled."""
+
+    rejudging: str
+    phase: str
+    method: str
+    submissions: tuple[str, ...]
+    selection: str
+    metric_choice: MetricChoice
+    labels_digest: str
+    before: str
+    after: str | None
+    state: str
+    reason: str
+    staged_at: datetime
+    closed_at: datetime | None
 
 
 def campaign(ledger: Ledger) -> LedgerCreated:
@@ -226,10 +292,11 @@ def last_event_time(ledger: Ledger) -> datetime:
         return parse_time(connection.execute(select(EVENTS.c.time).order_by(EVENTS.c.seq.desc()).limit(1)).scalar_one())
 
 
-def status(ledger: Ledger, phase: str) -> Status:
-    """How many evaluations of a phase there are, have ended, run, and wait."""
+def status(ledger: Ledger, phase: str, series: str = "") -> Status:
+    """How many evaluations of a phase (or of a series on it) there are, have ended, run, and wait."""
     state = (EVALUATIONS.c.verdict, EVALUATIONS.c.open_attempt.is_not(None))
-    query = select(*state, func.count()).where(EVALUATIONS.c.phase == phase).group_by(*state)
+    mine = (EVALUATIONS.c.phase == phase, EVALUATIONS.c.series == series)
+    query = select(*state, func.count()).where(*mine).group_by(*state)
     verdicts: dict[Verdict, int] = {}
     running = waiting = 0
     with ledger.read() as connection:
@@ -276,45 +343,120 @@ _EVALUATION = (
 )
 
 
-def evaluations(ledger: Ledger, phase: str | None = None) -> tuple[EvaluationRow, ...]:
-    """Evaluations of a phase (or of all), in the order of dispatch."""
-    query = select(*_EVALUATION).join(SUBMISSIONS).order_by(EVALUATIONS.c.phase, EVALUATIONS.c.position)
+def evaluations(ledger: Ledger, phase: str | None = None, series: str | None = "") -> tuple[EvaluationRow, ...]:
+    """Evaluations of a phase (or of all), in the order of dispatch.
+
+    Those of a series of further runs if one is named, the official ones and those of all series with `series=None`.
+    """
+    query = select(*_EVALUATION).join(SUBMISSIONS)
+    query = query.order_by(EVALUATIONS.c.phase, EVALUATIONS.c.series, EVALUATIONS.c.position)
+    if series is not None:
+        query = query.where(EVALUATIONS.c.series == series)
     return _rows(ledger, query if phase is None else query.where(EVALUATIONS.c.phase == phase), EvaluationRow)
 
 
 _ATTEMPT = tuple(column for column in ATTEMPTS.c if column.name not in {"planned_seq", "ended_seq"})
 
 
-def attempts(ledger: Ledger, *, phase: str | None = None, evaluation: str | None = None) -> tuple[AttemptRow, ...]:
-    """Attempts of a phase, of one evaluation, or all, in the order in which they were planned."""
+def attempts(
+    ledger: Ledger, *, phase: str | None = None, evaluation: str | None = None, series: str = ""
+) -> tuple[AttemptRow, ...]:
+    """Attempts of a phase, of one evaluation, or all, in the order in which they were planned.
+
+    Of a phase: the attempts of its official evaluations, and those that such an evaluation rests on since a rejudging
+    was applied; or the attempts of a series of further runs.
+    """
     query = select(*_ATTEMPT).order_by(ATTEMPTS.c.planned_seq)
     if evaluation is not None:
         query = query.where(ATTEMPTS.c.evaluation == evaluation)
     if phase is not None:
-        query = query.join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+        mine = (EVALUATIONS.c.phase == phase, EVALUATIONS.c.series == series)
+        own = ATTEMPTS.c.evaluation.in_(select(EVALUATIONS.c.evaluation).where(*mine))
+        rested_on = ATTEMPTS.c.attempt.in_(select(EVALUATIONS.c.attempt).where(*mine))
+        query = query.where(own | rested_on)
     return _rows(ledger, query, AttemptRow)
 
 
-def open_attempts(ledger: Ledger, phase: str | None = None) -> tuple[AttemptRow, ...]:
+def open_attempts(ledger: Ledger, phase: str | None = None, series: str = "") -> tuple[AttemptRow, ...]:
     """Attempts that were planned and have not ended: what a new controller has to adopt."""
     query = select(*_ATTEMPT).where(ATTEMPTS.c.ended_seq.is_(None)).order_by(ATTEMPTS.c.planned_seq)
     if phase is not None:
-        query = query.join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+        query = query.join(EVALUATIONS).where(EVALUATIONS.c.phase == phase, EVALUATIONS.c.series == series)
     return _rows(ledger, query, AttemptRow)
 
 
-def scores(ledger: Ledger, phase: str | None = None) -> tuple[ScoreRow, ...]:
-    """Scores of a phase (or of all), by evaluation and metric."""
+def scores(ledger: Ledger, phase: str | None = None, *, series: str = "", rejudging: str = "") -> tuple[ScoreRow, ...]:
+    """Scores of a phase (or of all), by evaluation and metric: those that stand.
+
+    Args:
+        ledger: the ledger.
+        phase: of which phase.
+        series: scores of the evaluations of this series of further runs instead of the official ones.
+        rejudging: scores that are staged under this rejudging instead.
+    """
+    wanted = ("metric", "value", "predictions_digest", "labels_digest", "scorer_version", "epsilon")
     query = (
-        select(
-            SCORES.c.evaluation,
-            EVALUATIONS.c.submission,
-            *(SCORES.c[name] for name in ("metric", "value", "predictions_digest", "labels_digest", "scorer_version")),
-        )
+        select(SCORES.c.evaluation, EVALUATIONS.c.submission, *(SCORES.c[name] for name in wanted))
         .join(EVALUATIONS)
+        .where(EVALUATIONS.c.series == series, SCORES.c.rejudging == rejudging)
         .order_by(SCORES.c.evaluation, SCORES.c.metric)
     )
     return _rows(ledger, query if phase is None else query.where(EVALUATIONS.c.phase == phase), ScoreRow)
+
+
+def scoring(ledger: Ledger, phase: str) -> MetricChoice | None:
+    """The choice of metrics that the scores of a phase stand under; None while there are none."""
+    row = phases(ledger).get(phase)
+    if row is None or row.scoring is not None or not scores(ledger, phase):
+        return row.scoring if row else None
+    # An older version of Referee scored it: then by the challenge as it was last recorded before that.
+    choice = None
+    found = None
+    for recorded in ledger.events(ChallengeRecorded, EvaluationScored):
+        if isinstance(recorded.event, ChallengeRecorded):
+            choice = MetricChoice.model_validate(json.loads(recorded.event.content)["metric"])
+        elif isinstance(recorded.event, EvaluationScored) and recorded.event.evaluation.endswith(f".{phase}"):
+            found = choice
+    return found
+
+
+def rulings(ledger: Ledger) -> tuple[RulingRow, ...]:
+    """Every ruling, in order."""
+    query = select(RULINGS, SUBMISSIONS.c.team).join(SUBMISSIONS).order_by(RULINGS.c.seq)
+    return _rows(ledger, query, RulingRow)
+
+
+def series(ledger: Ledger) -> tuple[SeriesRow, ...]:
+    """Every series of further runs, in the order in which they were started."""
+    columns = [column for column in SERIES.c if column.name != "seq"]
+    return _rows(ledger, select(*columns).order_by(SERIES.c.seq), SeriesRow)
+
+
+def rejudgings(ledger: Ledger) -> tuple[RejudgingRow, ...]:
+    """Every rejudging, in the order in which they were staged."""
+    columns = [column for column in REJUDGINGS.c if column.name not in {"seq", "metric"}]
+    query = select(*columns, REJUDGINGS.c.metric.label("metric_choice"))
+    return _rows(ledger, query.order_by(REJUDGINGS.c.seq), RejudgingRow)
+
+
+def reproductions(ledger: Ledger, phase: str) -> dict[str, SubmissionReproduced]:
+    """The last word of the reproduction check on each submission, by submission."""
+    events = (recorded.event for recorded in ledger.events(SubmissionReproduced))
+    return {e.submission: e for e in events if isinstance(e, SubmissionReproduced) and e.phase == phase}
+
+
+def confirmations(ledger: Ledger, phase: str) -> tuple[ConfirmationRecorded, ...]:
+    """What came of each time that the prize zone of a phase was run again."""
+    events = (recorded.event for recorded in ledger.events(ConfirmationRecorded))
+    return tuple(e for e in events if isinstance(e, ConfirmationRecorded) and e.phase == phase)
+
+
+def held(ledger: Ledger, phase: str) -> dict[str, str]:
+    """Submissions that are not evaluated on a phase because they did not reproduce, with the reason."""
+    events = (recorded.event for recorded in ledger.events(EvaluationHeld))
+    reasons = {e.submission: e.reason for e in events if isinstance(e, EvaluationHeld) and e.phase == phase}
+    asked = {row.submission for row in evaluations(ledger, phase)} if reasons else set()
+    return {submission: reason for submission, reason in reasons.items() if submission not in asked}
 
 
 def nodes(ledger: Ledger) -> tuple[NodeRow, ...]:
@@ -331,18 +473,22 @@ _OUTCOME = (
     ATTEMPTS.c.reference.label("is_reference"),
     ATTEMPTS.c.wall_time_scale,
     ATTEMPTS.c.speed_ratio_upper,
+    ATTEMPTS.c.smoke,
 )
 
 
-def histories(ledger: Ledger, phase: str, *, undecided: bool = False) -> dict[str, tuple[Outcome, ...]]:
+def histories(
+    ledger: Ledger, phase: str, *, undecided: bool = False, series: str = ""
+) -> dict[str, tuple[Outcome, ...]]:
     """What `policy.decide` needs: for each evaluation, in the order of dispatch, its ended attempts of this round.
 
     Args:
         ledger: the ledger.
         phase: of which phase.
         undecided: only evaluations that have neither ended nor an open attempt, so that a decision is due.
+        series: the series of further runs instead of the official evaluations.
     """
-    wanted: ColumnElement[bool] = EVALUATIONS.c.phase == phase
+    wanted: ColumnElement[bool] = (EVALUATIONS.c.phase == phase) & (EVALUATIONS.c.series == series)
     if undecided:
         wanted &= EVALUATIONS.c.verdict.is_(None) & EVALUATIONS.c.open_attempt.is_(None)
     keys = select(EVALUATIONS.c.evaluation).where(wanted).order_by(EVALUATIONS.c.position, EVALUATIONS.c.evaluation)
@@ -407,12 +553,27 @@ R = TypeVar("R")
 # What the columns of these names hold is text; the rows have it typed.
 _TYPED: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        ("planned_at", "submitted_at", "started_at", "ended_at", "requested_at", "stopped_at", "finished_at"),
+        (
+            "planned_at",
+            "submitted_at",
+            "started_at",
+            "ended_at",
+            "requested_at",
+            "stopped_at",
+            "finished_at",
+            "ruled_at",
+            "staged_at",
+            "closed_at",
+        ),
         parse_time,
     ),
     **dict.fromkeys(("verdict", "last_verdict"), Verdict),
     "measurements": Measurements.model_validate_json,
     "value": float,
+    "ruling": Ruling,
+    **dict.fromkeys(("scoring", "metric_choice"), MetricChoice.model_validate_json),
+    "limits": Limits.model_validate_json,
+    "submissions": lambda text: tuple(json.loads(text)),
 }
 
 

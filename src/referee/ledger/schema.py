@@ -65,6 +65,7 @@ PHASES = Table(
     Column("files", Integer, nullable=False),
     Column("labels_digest", String),
     Column("finished_at", String(27)),
+    Column("scoring", Text),
 )
 
 SUBMISSIONS = Table(
@@ -110,8 +111,10 @@ EVALUATIONS = Table(
     Column("requested_at", String(27), nullable=False),
     Column("ended_at", String(27)),
     Column("predictions_digest", String),
-    UniqueConstraint("submission", "phase"),
-    Index("evaluations_by_phase", "phase", "position"),
+    Column("series", String, nullable=False, server_default=""),
+    Column("copied_from", String),
+    UniqueConstraint("submission", "phase", "series"),
+    Index("evaluations_by_phase", "phase", "series", "position"),
 )
 
 ATTEMPTS = Table(
@@ -147,6 +150,7 @@ ATTEMPTS = Table(
     Column("fenced", Text),
     Column("planned_seq", Integer, nullable=False),
     Column("ended_seq", Integer),
+    Column("smoke", Boolean(create_constraint=False), nullable=False, server_default="0"),
     UniqueConstraint("evaluation", "number"),
     Index("attempts_by_end", "ended_seq"),
     Index("attempts_by_node", "node", "ended_seq"),
@@ -157,10 +161,54 @@ SCORES = Table(
     METADATA,
     Column("evaluation", ForeignKey("evaluations.evaluation"), primary_key=True),
     Column("metric", String, primary_key=True),
+    # Empty for the scores that stand; otherwise they are staged under this rejudging.
+    Column("rejudging", String, primary_key=True, server_default=""),
     Column("value", String, nullable=False),
     Column("predictions_digest", String, nullable=False),
     Column("labels_digest", String, nullable=False),
     Column("scorer_version", String, nullable=False),
+    Column("epsilon", String),
+    Column("seq", Integer, nullable=False),
+)
+
+SERIES = Table(
+    "series",
+    METADATA,
+    Column("series", String, primary_key=True),
+    Column("purpose", String, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("submissions", Text, nullable=False),
+    Column("machine_type", String),
+    Column("limits", Text),
+    Column("seq", Integer, nullable=False),
+)
+
+RULINGS = Table(
+    "rulings",
+    METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("submission", ForeignKey("submissions.submission"), nullable=False, index=True),
+    Column("ruling", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ruled_at", String(27), nullable=False),
+)
+
+REJUDGINGS = Table(
+    "rejudgings",
+    METADATA,
+    Column("rejudging", String, primary_key=True),
+    Column("phase", String, nullable=False),
+    Column("method", String, nullable=False),
+    Column("submissions", Text, nullable=False),
+    Column("selection", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("labels_digest", String, nullable=False),
+    Column("before", String, nullable=False),
+    Column("after", String),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("staged_at", String(27), nullable=False),
+    Column("closed_at", String(27)),
     Column("seq", Integer, nullable=False),
 )
 
@@ -178,4 +226,16 @@ NODES = Table(
 )
 
 # In an order in which each can be filled after the ones before it.
-PROJECTIONS = (CONTROLLERS, PHASES, SUBMISSIONS, REFUSALS, EVALUATIONS, ATTEMPTS, SCORES, NODES)
+PROJECTIONS = (
+    CONTROLLERS,
+    PHASES,
+    SUBMISSIONS,
+    REFUSALS,
+    SERIES,
+    EVALUATIONS,
+    ATTEMPTS,
+    SCORES,
+    NODES,
+    RULINGS,
+    REJUDGINGS,
+)

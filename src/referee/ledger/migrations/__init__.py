@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from referee.errors import LedgerError
 
 # The newest revision. Kept here so that opening a ledger that is up to date does not load alembic.
-NEWEST = "0004"
+NEWEST = "0007"
 
 
 def version_of(connection: Connection) -> str | None:
