@@ -194,7 +194,7 @@ def test_rows_are_frozen(tmp_path: Path) -> None:
         ("SELECT * FROM attempts WHERE ended_seq > 5 ORDER BY ended_seq DESC LIMIT 9", "attempts_by_end"),
         ("SELECT * FROM attempts WHERE node = 'n' AND ended_seq > 5 ORDER BY ended_seq DESC", "attempts_by_node"),
         ("SELECT * FROM attempts WHERE evaluation = 'e' ORDER BY number", "sqlite_autoindex_attempts"),
-        ("SELECT * FROM evaluations WHERE phase = 'p' ORDER BY position", "evaluations_by_phase"),
+        ("SELECT * FROM evaluations WHERE phase = 'p' AND series = '' ORDER BY position", "evaluations_by_phase"),
         ("SELECT * FROM events WHERE kind = 'risk.accepted' ORDER BY seq", "events_by_kind"),
     ],
 )

@@ -43,6 +43,8 @@ from referee.ledger.schema import (
     REJUDGINGS,
     RULINGS,
     SCORES,
+    SEALED_SCORES,
+    SEALS,
     SERIES,
     SUBMISSIONS,
 )
@@ -126,6 +128,7 @@ class EvaluationRow:
         attempt: the one that the verdict rests on.
         predictions_digest: of the accepted predictions; None unless the verdict is ok.
         copied_from: the evaluation of the same image that was run in its stead; None if it was run itself.
+        series: the series of further runs that it belongs to; empty for the official evaluation.
     """
 
     evaluation: str
@@ -147,6 +150,7 @@ class EvaluationRow:
     ended_at: datetime | None
     predictions_digest: str | None
     copied_from: str | None = None
+    series: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,27 @@ class ScoreRow:
     labels_digest: str
     scorer_version: str
     epsilon: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealRow:
+    """A phase that is sealed, or was; `reason` is of the last change."""
+
+    phase: str
+    sealed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """Scores that were sealed (`seals.EvaluationSealed`); `metrics` is a JSON list, `seq` the event's number."""
+
+    seq: int
+    evaluation: str
+    metrics: str
+    commitment: str
+    sealed: str
+    opened: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +443,20 @@ def scoring(ledger: Ledger, phase: str) -> MetricChoice | None:
         elif isinstance(recorded.event, EvaluationScored) and recorded.event.evaluation.endswith(f".{phase}"):
             found = choice
     return found
+
+
+def seals(ledger: Ledger) -> dict[str, SealRow]:
+    """Phases that are or were sealed, by name."""
+    columns = [column for column in SEALS.c if column.name != "seq"]
+    return {row.phase: row for row in _rows(ledger, select(*columns).order_by(SEALS.c.phase), SealRow)}
+
+
+def sealed_scores(ledger: Ledger, phase: str) -> tuple[SealedRow, ...]:
+    """What was scored while the phase was sealed, in order."""
+    columns = [column for column in SEALED_SCORES.c if column.name != "opened_seq"]
+    opened = SEALED_SCORES.c.opened_seq.is_not(None).label("opened")
+    query = select(*columns, opened).join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+    return _rows(ledger, query.order_by(SEALED_SCORES.c.seq), SealedRow)
 
 
 def rulings(ledger: Ledger) -> tuple[RulingRow, ...]:
