@@ -4,6 +4,7 @@
 |---|---|
 | `events` | every kind of event that can be recorded, as frozen models |
 | `plans` | the events of pilot, plan and forecasts |
+| `seals` | the events that bind the operator: anchors, sealed scores |
 | `chain` | canonical JSON, the hash of a link, walking a chain (pure; the auditor uses it without a database) |
 | `schema`, `migrations` | the tables, and how files of older versions become files of this one |
 | `database` | SQLite: settings, transactions, which places are refused |
@@ -63,9 +64,11 @@ from referee.ledger.events import (
 from referee.ledger.identities import Identity
 from referee.ledger.plans import CampaignWarned, ForecastMade, PilotDrawn, PlanConfirmed
 from referee.ledger.records import Recorded
+from referee.ledger.seals import AnchorPublished, EvaluationSealed, PhaseSealed, PhaseUnsealed
 from referee.ledger.store import Lease, Ledger
 
 __all__ = [
+    "AnchorPublished",
     "AttemptEnded",
     "AttemptFenced",
     "AttemptPlanned",
@@ -84,6 +87,7 @@ __all__ = [
     "EvaluationReopened",
     "EvaluationRequested",
     "EvaluationScored",
+    "EvaluationSealed",
     "Event",
     "ForecastMade",
     "Head",
@@ -98,6 +102,8 @@ __all__ = [
     "NodeRefused",
     "NodeReleased",
     "PhaseRecorded",
+    "PhaseSealed",
+    "PhaseUnsealed",
     "PilotDrawn",
     "PlanConfirmed",
     "Recorded",

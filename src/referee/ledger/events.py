@@ -341,7 +341,8 @@ class EvaluationScored(Event, kind="evaluation.scored"):
     """Scores by metric, of exactly these predictions under exactly these labels, by this version of the scorer.
 
     `epsilon` is the metrics' clipping (None in ledgers that were written before it was kept: then the challenge's).
-    With `rejudging` the scores are staged under that rejudging and count only once it is applied.
+    With `rejudging` the scores are staged under that rejudging and count only once it is applied. With `salt` they are
+    those that were sealed before (`seals.score_commitment`).
     """
 
     evaluation: Name
@@ -351,6 +352,7 @@ class EvaluationScored(Event, kind="evaluation.scored"):
     scorer_version: Name
     epsilon: FloatText | None = None
     rejudging: Name | None = None
+    salt: Name | None = None
 
 
 class ScoringFixed(Event, kind="scoring.fixed"):

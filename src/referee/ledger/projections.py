@@ -15,7 +15,7 @@ from sqlalchemy import BindParameter, Connection, Row, Select, Table, Update, bi
 
 from referee.challenge import Frozen, MetricChoice
 from referee.errors import LedgerError
-from referee.ledger import events
+from referee.ledger import events, seals
 from referee.ledger.chain import Link, canonical_json, format_time
 from referee.ledger.schema import (
     ATTEMPTS,
@@ -28,6 +28,8 @@ from referee.ledger.schema import (
     REJUDGINGS,
     RULINGS,
     SCORES,
+    SEALED_SCORES,
+    SEALS,
     SERIES,
     SUBMISSIONS,
 )
@@ -111,6 +113,10 @@ _SAME_EVALUATION = select(EVALUATIONS).where(
     EVALUATIONS.c.phase == bindparam("phase"),
     EVALUATIONS.c.series == bindparam("series"),
 )
+_SEAL_ROW = select(SEALS).where(SEALS.c.phase == _KEY)
+_SEALED = update(SEALS).where(SEALS.c.phase == _KEY, SEALS.c.sealed.is_(True))
+_SEALED_OF = select(SEALED_SCORES).where(SEALED_SCORES.c.evaluation == _KEY).order_by(SEALED_SCORES.c.seq)
+_OPENED = update(SEALED_SCORES).where(SEALED_SCORES.c.seq == _KEY).values(opened_seq=bindparam("opened"))
 _SERIES_ROW = select(SERIES).where(SERIES.c.series == _KEY)
 _RULINGS = select(RULINGS.c.ruling).where(RULINGS.c.submission == _KEY).order_by(RULINGS.c.seq)
 _REJUDGING_ROW = select(REJUDGINGS).where(REJUDGINGS.c.rejudging == _KEY)
@@ -368,6 +374,7 @@ def _evaluation_scored(connection: Connection, link: Link, event: events.Evaluat
     found = _find(connection, _EVALUATION_ROW, event.evaluation)
     if found is None or found.verdict != Verdict.OK or found.predictions_digest != event.predictions_digest:
         raise _refuse(link, f"{event.evaluation} has no valid result with these predictions")
+    _open_sealed(connection, link, found.phase, event)
     labels, epsilon = _scored_by(connection, link, found.phase, event.rejudging)
     if labels != event.labels_digest:
         raise _refuse(link, f"the labels are not those that were recorded for {found.phase}")
@@ -378,7 +385,7 @@ def _evaluation_scored(connection: Connection, link: Link, event: events.Evaluat
     twice = sorted(set(known) & set(event.scores))
     if twice:
         raise _refuse(link, f"{event.evaluation} was scored before by {', '.join(twice)}")
-    values = event.model_dump(exclude={"scores"}) | {"seq": link.seq, "rejudging": rejudging}
+    values = event.model_dump(exclude={"scores", "salt"}) | {"seq": link.seq, "rejudging": rejudging}
     for metric, value in event.scores.items():
         _add(connection, SCORES, metric=metric, value=value, **values)
 
@@ -414,6 +421,89 @@ def _text(model: Frozen) -> str:
     return canonical_json(model.model_dump(mode="json"))
 
 
+# Seals
+
+
+def _refuse_sealed(connection: Connection, link: Link, phase: str) -> None:
+    row = _find(connection, _SEAL_ROW, phase)
+    if row is not None and row.sealed:
+        raise _refuse(link, f"scores on {phase} are sealed")
+
+
+@_applies(seals.PhaseSealed)
+def _phase_sealed(connection: Connection, link: Link, event: seals.PhaseSealed) -> None:
+    if _find(connection, _PHASE_ROW, event.phase) is None:
+        raise _refuse(link, f"the data of the phase {event.phase} was never recorded")
+    if _find(connection, _SEAL_ROW, event.phase) is not None:
+        raise _refuse(link, f"{event.phase} was sealed before, and that happens once")
+    if _find(connection, _SCORED_OF_PHASE, event.phase):
+        raise _refuse(link, f"scores on {event.phase} could be seen already")
+    _add(connection, SEALS, phase=event.phase, sealed=True, reason=event.reason, seq=link.seq)
+
+
+@_applies(seals.PhaseUnsealed)
+def _phase_unsealed(connection: Connection, link: Link, event: seals.PhaseUnsealed) -> None:
+    if not _change(connection, _SEALED, event.phase, sealed=False, reason=event.reason, seq=link.seq):
+        raise _refuse(link, f"{event.phase} is not sealed")
+
+
+@_applies(seals.EvaluationSealed)
+def _evaluation_sealed(connection: Connection, link: Link, event: seals.EvaluationSealed) -> None:
+    found = _find(connection, _EVALUATION_ROW, event.evaluation)
+    if found is None or found.verdict != Verdict.OK or found.predictions_digest != event.predictions_digest:
+        raise _refuse(link, f"{event.evaluation} has no valid result with these predictions")
+    row = _find(connection, _SEAL_ROW, found.phase)
+    if row is None or not row.sealed:
+        raise _refuse(link, f"{found.phase} is not sealed")
+    if _scored_by(connection, link, found.phase, None)[0] != event.labels_digest:
+        raise _refuse(link, f"the labels are not those that were recorded for {found.phase}")
+    earlier = connection.execute(_SEALED_OF, {"key": event.evaluation}).all()
+    if {metric for old in earlier for metric in json.loads(old.metrics)} & set(event.metrics):
+        raise _refuse(link, f"{event.evaluation} was scored before by {', '.join(event.metrics)}")
+    _add(
+        connection,
+        SEALED_SCORES,
+        seq=link.seq,
+        evaluation=event.evaluation,
+        metrics=canonical_json(list(event.metrics)),
+        commitment=event.commitment,
+        sealed=event.sealed,
+    )
+
+
+@_applies(events.ConfirmationRecorded)
+def _confirmation_recorded(connection: Connection, link: Link, event: events.ConfirmationRecorded) -> None:
+    _refuse_sealed(connection, link, event.phase)
+
+
+@_applies(events.SubmissionReproduced)
+def _submission_reproduced(connection: Connection, link: Link, event: events.SubmissionReproduced) -> None:
+    _refuse_sealed(connection, link, event.phase)
+
+
+def _open_sealed(connection: Connection, link: Link, phase: str, event: events.EvaluationScored) -> None:
+    """Refuse scores while their phase is sealed, and afterwards others than those that were sealed."""
+    _refuse_sealed(connection, link, phase)
+    if event.rejudging is not None:
+        return
+    waiting = [row for row in connection.execute(_SEALED_OF, {"key": event.evaluation}) if row.opened_seq is None]
+    meant = [row for row in waiting if set(json.loads(row.metrics)) & set(event.scores)]
+    if not meant and event.salt is None:
+        return
+    commitment = seals.score_commitment(
+        event.salt or "",
+        event.evaluation,
+        event.scores,
+        predictions_digest=event.predictions_digest,
+        labels_digest=event.labels_digest,
+        scorer_version=event.scorer_version,
+        epsilon=event.epsilon,
+    )
+    if [row.commitment for row in meant] != [commitment]:
+        raise _refuse(link, f"these are not the scores of {event.evaluation} that were sealed")
+    connection.execute(_OPENED, {"key": meant[0].seq, "opened": link.seq})
+
+
 # Rulings, rejudgings, further runs
 
 
@@ -441,6 +531,7 @@ def _series_started(connection: Connection, link: Link, event: events.SeriesStar
 def _rejudging_staged(connection: Connection, link: Link, event: events.RejudgingStaged) -> None:
     if _find(connection, _REJUDGING_ROW, event.rejudging):
         raise _refuse(link, f"{event.rejudging} was staged before")
+    _refuse_sealed(connection, link, event.phase)
     if connection.execute(_STAGED).first():
         raise _refuse(link, "another rejudging is staged")
     values = event.model_dump(exclude={"submissions", "metric"})

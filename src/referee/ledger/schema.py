@@ -212,6 +212,26 @@ REJUDGINGS = Table(
     Column("seq", Integer, nullable=False),
 )
 
+SEALS = Table(
+    "seals",
+    METADATA,
+    Column("phase", String, primary_key=True),
+    Column("sealed", Boolean(create_constraint=False), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+)
+
+SEALED_SCORES = Table(
+    "sealed_scores",
+    METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("evaluation", ForeignKey("evaluations.evaluation"), nullable=False, index=True),
+    Column("metrics", Text, nullable=False),
+    Column("commitment", String, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("opened_seq", Integer),
+)
+
 NODES = Table(
     "nodes",
     METADATA,
@@ -235,6 +255,8 @@ PROJECTIONS = (
     EVALUATIONS,
     ATTEMPTS,
     SCORES,
+    SEALS,
+    SEALED_SCORES,
     NODES,
     RULINGS,
     REJUDGINGS,
