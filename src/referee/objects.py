@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from referee.errors import ConfigurationError, ObjectStoreError
 
@@ -40,7 +41,9 @@ class ObjectTooLargeError(ObjectStoreError):
     """The object is larger than its reader allows."""
 
 
-class _Backend(Protocol):
+class Backend(Protocol):
+    """Where the bytes are. What it is given are checked keys; it raises `OSError` or `ObjectStoreError`."""
+
     def create(self, key: str, data: bytes) -> bool: ...
 
     def replace(self, key: str, data: bytes) -> None: ...
@@ -50,6 +53,8 @@ class _Backend(Protocol):
     def size(self, key: str) -> int | None: ...
 
     def keys(self, prefix: str) -> Iterator[str]: ...
+
+    def open(self, key: str) -> BinaryIO: ...
 
 
 class ObjectStore:
@@ -63,9 +68,16 @@ class ObjectStore:
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
         is_url = isinstance(location, str) and "://" in location and not location.startswith("file://")
-        self._backend: _Backend = (
+        self._backend: Backend = (
             _BucketBackend(self.location) if is_url else _FolderBackend(Path(self.location.removeprefix("file://")))
         )
+
+    @classmethod
+    def over(cls, backend: Backend, location: str) -> ObjectStore:
+        """A store whose bytes somebody else fetches; `location` is what errors call it."""
+        store = cls.__new__(cls)
+        store.location, store._backend = location, backend
+        return store
 
     @property
     def folder(self) -> Path | None:
@@ -108,6 +120,15 @@ class ObjectStore:
         """
         with _explained(f"read {_checked(key)}", self.location):
             return self._backend.read(key, limit_bytes)
+
+    def open(self, key: str) -> BinaryIO:
+        """The object under `key`, to be read in parts.
+
+        Raises:
+            ObjectMissingError: if there is none.
+        """
+        with _explained(f"read {_checked(key)}", self.location):
+            return self._backend.open(key)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under `key`."""
@@ -190,14 +211,20 @@ class _FolderBackend:
         try:
             file = (self.root / key).open("rb")
         except (FileNotFoundError, NotADirectoryError):
-            raise _missing(key, str(self.root)) from None
+            raise missing(key, str(self.root)) from None
         with file:
             if limit_bytes is None:
                 return file.read()
             data = file.read(limit_bytes + 1)
         if len(data) > limit_bytes:
-            raise _too_large(key, limit_bytes)
+            raise too_large(key, limit_bytes)
         return data
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return (self.root / key).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing(key, str(self.root)) from None
 
     def size(self, key: str) -> int | None:
         try:
@@ -311,8 +338,11 @@ class _BucketBackend:
         with self._translated(key):
             answer = self._obstore.get(self._bucket, key)
             if limit_bytes is not None and answer.meta["size"] > limit_bytes:
-                raise _too_large(key, limit_bytes)
+                raise too_large(key, limit_bytes)
             return bytes(answer.bytes())
+
+    def open(self, key: str) -> BinaryIO:
+        return io.BytesIO(self.read(key, None))
 
     def size(self, key: str) -> int | None:
         try:
@@ -332,7 +362,7 @@ class _BucketBackend:
         try:
             yield
         except FileNotFoundError:
-            raise _missing(key, self._location) from None
+            raise missing(key, self._location) from None
         except self._obstore.exceptions.BaseError as error:
             raise ObjectStoreError(
                 f"The object store {self._location} failed at {key}: {_first_line(error)}.",
@@ -340,13 +370,15 @@ class _BucketBackend:
             ) from error
 
 
-def _missing(key: str, location: str) -> ObjectMissingError:
+def missing(key: str, location: str) -> ObjectMissingError:
+    """The error of a backend that has nothing under `key`."""
     return ObjectMissingError(
         f"There is no object {key} in {location}.", hint="Check the key, and that it is the right store."
     )
 
 
-def _too_large(key: str, limit_bytes: int) -> ObjectTooLargeError:
+def too_large(key: str, limit_bytes: int) -> ObjectTooLargeError:
+    """The error of a backend that was to read more than its reader allows."""
     return ObjectTooLargeError(
         f"{key} is larger than {limit_bytes} bytes.", hint="It was not read; find out who wrote it."
     )

@@ -22,7 +22,7 @@ from referee.errors import HostError
 from referee.images.layer import Layer
 from referee.images.locks import FileLock, Workplace, remove_tree
 from referee.images.model import ImageLostError, ImageRecord, LayerFacts, NoRoomError, UnpackedImage, digest_hex
-from referee.images.store import ImageStore
+from referee.images.supply import Supply
 from referee.images.unpack import unpack
 from referee.units import format_size
 
@@ -60,7 +60,7 @@ class NodeImages:
         capacity_bytes: the most that unpacked layers may take.
     """
 
-    def __init__(self, node_folder: Path, store: ImageStore, capacity_bytes: int) -> None:
+    def __init__(self, node_folder: Path, store: Supply, capacity_bytes: int) -> None:
         self._store = store
         self._capacity_bytes = capacity_bytes
         node_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class NodeImages:
                 (room / "size").write_text(str(facts.disk_bytes), encoding="ascii")
             tree = room / "layer"
             tree.mkdir(mode=0o700)
-            with self._store.blob_path(facts.digest).open("rb") as raw:
+            with self._store.open_blob(facts.digest) as raw:
                 layer = Layer(raw, limit_bytes=facts.unpacked_bytes, name="layer")
                 unpack(layer, tree)
             seen = layer.facts()

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,6 +104,19 @@ class ImageStore:
     def layers(self, record: ImageRecord) -> tuple[LayerFacts, ...]:
         """The facts of an image's layers, lowest first."""
         return tuple(self.layer(digest) for digest in record.layers)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """The blob, to be read from its beginning.
+
+        Raises:
+            ImageLostError: if it is not there.
+        """
+        try:
+            return self.blob_path(digest).open("rb")
+        except FileNotFoundError:
+            raise ImageLostError(
+                f"The blob {digest} is missing from the store.", hint="Import its image again."
+            ) from None
 
     def blob_path(self, digest: str) -> Path:
         """Where the blob lies on this machine.

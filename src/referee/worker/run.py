@@ -14,7 +14,7 @@ from referee.attempts import AttemptResult, AttemptSpec, Measurements
 from referee.errors import ConfigurationError
 from referee.images.model import UnpackedImage
 from referee.images.node import NodeImages
-from referee.images.store import ImageStore
+from referee.images.supply import ObjectImages
 from referee.objects import ObjectStore
 from referee.phases import PhaseData
 from referee.predictions import PredictionError, read_predictions
@@ -26,6 +26,7 @@ from referee.worker.gpu_memory import gpu_memory_reported
 from referee.worker.judge import Evidence, Found, Judgement, Trial, judge
 from referee.worker.lock import boot_id, box_folder, run_folder
 from referee.worker.measure import measurements
+from referee.worker.phase_files import NodeData
 from referee.worker.publishing import Files, publish
 from referee.worker.staging import stage
 from referee.worker.stopping import REASON, Stopped, Stopping
@@ -46,6 +47,9 @@ class Place:
         cpus: processors that it has to itself; empty for a share of all.
         gpus: UUIDs of the GPUs that it has to itself.
         cache_bytes: the most that unpacked images may take on this node.
+        travelled: the phase's files come out of the object store, not from a folder that this machine has.
+        data_bytes: the most that such files may take on this node.
+        risks: the promises of the sandbox that this machine's owner lets an attempt do without; None for any.
     """
 
     node: str
@@ -53,6 +57,9 @@ class Place:
     cpus: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
     cache_bytes: int | None = None
+    travelled: bool = False
+    data_bytes: int | None = None
+    risks: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -130,20 +137,26 @@ def _prepare(
 ) -> tuple[PhaseData, UnpackedImage]:
     course.stage = Verdict.DATA_UNAVAILABLE
     data = PhaseData.model_validate_json(objects.get(spec.phase_data_key))
+    if place.travelled:
+        files = NodeData(node_folder, objects, place.data_bytes or _half_the_disk(node_folder))
+        data = held.enter_context(files.acquire(data))
     stage(data, node_folder, boot_id())
     course.stage = Verdict.SANDBOX_FAILED
     if len(place.gpus) != spec.gpus:
         raise ConfigurationError(
             f"The attempt was given {len(place.gpus)} GPUs instead of {spec.gpus}.", hint="The engine must assign them."
         )
+    if place.risks is not None and (unaccepted := set(spec.accepted_risks) - set(place.risks)):
+        raise ConfigurationError(
+            f"This machine's owner does not accept the risks {', '.join(sorted(unaccepted))}.",
+            hint="Ask for them, or do without `accepted_risks`.",
+        )
     prove_host(node_folder, spec.level, spec.accepted_risks)
     if place.cpus:
         os.sched_setaffinity(0, place.cpus)
     course.stage = Verdict.IMAGE_UNAVAILABLE
-    if objects.folder is None:
-        raise ConfigurationError("Images can only be taken from a folder yet.", hint="Share one between the machines.")
     cache_bytes = place.cache_bytes or _half_the_disk(node_folder)
-    images = NodeImages(node_folder, ImageStore(objects.folder), cache_bytes)
+    images = NodeImages(node_folder, ObjectImages(objects), cache_bytes)
     image = held.enter_context(images.acquire(spec.image))
     course.stage = Verdict.SANDBOX_FAILED
     return data, image
