@@ -8,9 +8,9 @@ instructions: the next one adopts what runs, reads the results that were written
 from __future__ import annotations
 
 import json
-import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from referee.ledger import (
     CampaignFinished,
     DispatchStopped,
     EvaluationEnded,
+    EvaluationHeld,
     EvaluationReopened,
     EvaluationRequested,
     Lease,
@@ -33,6 +34,15 @@ from referee.ledger import (
     queries,
 )
 from referee.objects import ObjectMissingError, ObjectStore
+from referee.orders import (
+    Orders,
+    Purse,
+    dispatch_order,
+    longest_first,
+    originals,
+    smoke_items,
+    used_shares,
+)
 from referee.phases import PhaseData
 from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health
 from referee.routing import NoRoute, Route, route
@@ -58,6 +68,9 @@ _TAKEN_FROM_RESULT = {
 }
 
 
+_Candidate = tuple[str, tuple[Outcome, ...], Dispatch]
+
+
 class Campaign:
     """Evaluates every submission on one phase.
 
@@ -68,10 +81,23 @@ class Campaign:
         objects: where specifications go and results come from.
         data: the phase's recorded files.
         phase: the phase's name.
+        orders: which evaluations, on which machines, within which money; by default all, on what fits at least cost.
+        series: run these once more, beside the official evaluations, instead of evaluating every submission.
+        held: submissions that are not to be evaluated on this phase, with the reason.
     """
 
     def __init__(
-        self, challenge: Challenge, lease: Lease, engine: Engine, objects: ObjectStore, data: PhaseData, phase: str
+        self,
+        challenge: Challenge,
+        lease: Lease,
+        engine: Engine,
+        objects: ObjectStore,
+        data: PhaseData,
+        phase: str,
+        orders: Orders | None = None,
+        *,
+        series: queries.SeriesRow | None = None,
+        held: Mapping[str, str] | None = None,
     ) -> None:
         self._challenge = challenge
         self._lease = lease
@@ -81,6 +107,10 @@ class Campaign:
         self._data_key = data.key
         self._data = data
         self._phase = phase
+        self._orders = orders or Orders()
+        self._further = series
+        self._series = series.series if series else ""
+        self._held = dict(held or {})
         self._jobs: dict[str, Job] = {}
         self._cancelled: set[str] = set()
         self._draining = False
@@ -102,7 +132,7 @@ class Campaign:
     # The loop
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Go on until every evaluation has ended, or dispatch has stopped and nothing runs any more."""
+        """Go on until all that was ordered has ended, or dispatch has stopped and nothing runs any more."""
         self.begin()
         while self.step():
             on_step()
@@ -128,32 +158,54 @@ class Campaign:
         if self._jobs:
             return True
         self._fence()
-        status = queries.status(self._ledger, self._phase)
-        if status.done == status.total and queries.phases(self._ledger)[self._phase].finished_at is None:
+        status = queries.status(self._ledger, self._phase, series=self._series)
+        if not self._series and status.done == status.total and queries.phases(self._ledger)[self._phase].finished_at is None:
             self._lease.append([CampaignFinished(phase=self._phase)])
-        return bool(status.waiting) and not self._draining and not self.stopped_because
+        return self._waits() and not self._draining and not self.stopped_because
+
+    def _waits(self) -> bool:
+        rows = queries.evaluations(self._ledger, self._phase, series=self._series)
+        return any(row.verdict is None and self._orders.wants(row.evaluation) for row in rows)
 
     # What is wanted
 
     def _request(self) -> None:
-        asked = {row.submission for row in queries.evaluations(self._ledger, self._phase)}
-        fresh = [row for row in queries.submissions(self._ledger) if row.submission not in asked]
+        asked = {row.submission for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
+        fresh = [row for row in self._wanted() if row.submission not in asked]
         ordered = dispatch_order(fresh, self._challenge.engine.order, self._challenge.engine.seed)
         self._lease.append(
             [
                 EvaluationRequested(
-                    evaluation=f"{row.submission}.{self._phase}",
+                    evaluation=".".join(filter(None, (row.submission, self._phase, self._series))),
                     submission=row.submission,
                     phase=self._phase,
                     order=len(asked) + place,
+                    series=self._series,
                 )
                 for place, row in enumerate(ordered)
             ]
         )
 
+    def _wanted(self) -> list[queries.SubmissionRow]:
+        """The submissions to be evaluated; what is held back and not evaluated yet is recorded with the reason."""
+        rows = queries.submissions(self._ledger)
+        if self._further is not None:
+            return [row for row in rows if row.submission in self._further.submissions]
+        off = queries.taken_off(self._ledger)
+        known = queries.held(self._ledger, self._phase)
+        evaluated = {row.submission for row in queries.evaluations(self._ledger, self._phase)}
+        self._lease.append(
+            [
+                EvaluationHeld(submission=submission, phase=self._phase, reason=reason)
+                for submission, reason in self._held.items()
+                if known.get(submission) != reason and submission not in evaluated
+            ]
+        )
+        return [row for row in rows if row.submission not in off and row.submission not in self._held]
+
     def _reopen(self) -> None:
         # What ended only because a machine was missing or the operator stopped it is wanted again by a new `run`.
-        for row in queries.evaluations(self._ledger, self._phase):
+        for row in queries.evaluations(self._ledger, self._phase, series=self._series):
             if row.verdict is Verdict.CANCELLED:
                 reason = "The operator cancelled it earlier, and started the campaign again."
             elif row.verdict is Verdict.UNROUTABLE and isinstance(self._route(row, (), Demand.ANY), Route):
@@ -164,7 +216,7 @@ class Campaign:
 
     def _take_over(self) -> None:
         """Find the jobs of open attempts that this controller does not follow: after a crash, or a lost reply."""
-        rows = {row.attempt: row for row in queries.open_attempts(self._ledger, self._phase)}
+        rows = {row.attempt: row for row in queries.open_attempts(self._ledger, self._phase, series=self._series)}
         unknown = [name for name in rows if name not in self._jobs]
         if not unknown:
             return
@@ -193,7 +245,7 @@ class Campaign:
 
     def _settle(self) -> None:
         rows = {
-            row.attempt: row for row in queries.open_attempts(self._ledger, self._phase) if row.attempt in self._jobs
+            row.attempt: row for row in queries.open_attempts(self._ledger, self._phase, series=self._series) if row.attempt in self._jobs
         }
         observations = self._engine.observe([self._jobs[name] for name in rows])
         for observation in observations:
@@ -256,13 +308,16 @@ class Campaign:
 
     # What comes next
 
-    def _decide(self) -> list[tuple[str, tuple[Outcome, ...], Dispatch]]:
-        """End the evaluations whose history says so; return those to be dispatched, in order."""
+    def _decide(self) -> list[_Candidate]:
+        """End the evaluations whose history says so; return those to be dispatched, in order: smoke runs first."""
         candidates = []
-        for evaluation, history in queries.histories(self._ledger, self._phase, undecided=True).items():
-            action = decide(history)
+        self._copy()
+        run_instead = self._run_instead()
+        for evaluation, history in queries.histories(self._ledger, self._phase, series=self._series, undecided=True).items():
+            action = decide(history, smoke=self._challenge.smoke.items is not None)
             if isinstance(action, Dispatch):
-                candidates.append((evaluation, history, action))
+                if self._orders.wants(evaluation) and evaluation not in run_instead:
+                    candidates.append((evaluation, history, action))
                 continue
             ended = [row for row in queries.attempts(self._ledger, evaluation=evaluation) if row.verdict is not None]
             attempt = ended[len(ended) - len(history) + action.position].attempt
@@ -274,7 +329,33 @@ class Campaign:
                 final=isinstance(action, Finish),
             )
             self._lease.append([event])
-        return candidates
+        return sorted(candidates, key=lambda candidate: not candidate[2].smoke)
+
+    def _run_instead(self) -> dict[str, str]:
+        """The evaluations of an image that is run under another submission's name, and that evaluation."""
+        if self._challenge.duplicates == "run_each":
+            return {}
+        found = originals(queries.evaluations(self._ledger, self._phase, series=self._series))
+        return {copy: original for copy, original in found.items() if copy != original}
+
+    def _copy(self) -> None:
+        """End the evaluations whose image was run under another submission's name, with what came of it."""
+        rows = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
+        self._lease.append(
+            [
+                EvaluationEnded(
+                    evaluation=copy,
+                    verdict=verdict,
+                    attempt=rows[original].attempt,
+                    reason=f"The same image as {rows[original].submission}, which was run for both.",
+                    final=rows[original].final,
+                    copied_from=original,
+                )
+                for copy, original in self._run_instead().items()
+                if rows[copy].verdict is None and rows[copy].open_attempt is None
+                if (verdict := rows[original].verdict) is not None
+            ]
+        )
 
     def _guard(self) -> None:
         """Keep one bad node, or a fault that spreads, from eating the campaign."""
@@ -295,25 +376,36 @@ class Campaign:
             stopped = stopped or f"{', '.join(sorted(quarantined))}: {_QUARANTINE}"
         self.stopped_because = stopped or ""
 
-    def _dispatch(self, candidates: Sequence[tuple[str, tuple[Outcome, ...], Dispatch]]) -> None:
-        free = dict(self._engine.capacity().free)
-        rows = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase)}
+    def _dispatch(self, candidates: Sequence[_Candidate]) -> None:
+        attempts = queries.attempts(self._ledger, phase=self._phase, series=self._series)
+        rows = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
+        room = self._orders.room(
+            self._engine.capacity().free, Counter(row.machine_type for row in attempts if row.verdict is None)
+        )
+        used = used_shares(attempts, {name: row.submission_kind for name, row in rows.items()}, self._orders.since)
+        purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), self._challenge.limits.wall_time)
         planned: list[AttemptPlanned] = []
         specs: list[AttemptSpec] = []
-        for evaluation, history, action in candidates:
+        for evaluation, history, action in self._in_order(candidates, rows, sum(room.values())):
             row = rows[evaluation]
-            found = self._route(row, history, action.demand)
+            among = self._orders.among(row.submission_kind, action.demand, used, room)
+            found = self._route(row, history, action.demand, among)
             if isinstance(found, NoRoute):
                 self._lease.append(
                     [EvaluationEnded(evaluation=evaluation, verdict=Verdict.UNROUTABLE, reason=found.reason)]
                 )
                 continue
-            if free.get(found.machine_type, 0) <= 0:
-                if not any(free.values()):
+            if room.get(found.machine_type, 0) <= 0:
+                if not any(room.values()):
                     break
                 continue
-            free[found.machine_type] -= 1
-            intent = self._plan(row, found)
+            if not purse.pays(found.machine_type, found.wall_time_scale):
+                if not self._jobs and not planned:
+                    self.stopped_because = purse.empty
+                break
+            room[found.machine_type] -= 1
+            used[row.submission_kind, found.machine_type] += not action.smoke
+            intent = self._plan(row, found, smoke=action.smoke)
             planned.append(intent)
             specs.append(self._spec(row, intent))
         if not planned:
@@ -324,7 +416,15 @@ class Campaign:
             self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
         self._submit(specs)
 
-    def _plan(self, row: queries.EvaluationRow, found: Route) -> AttemptPlanned:
+    def _in_order(
+        self, candidates: Sequence[_Candidate], rows: Mapping[str, queries.EvaluationRow], room: int
+    ) -> list[_Candidate]:
+        if len(candidates) > room or self._challenge.engine.order != "random":
+            return list(candidates)
+        public = {row.submission: row.public_runtime_seconds or 0.0 for row in queries.submissions(self._ledger)}
+        return longest_first(candidates, lambda each: public[rows[each[0]].submission])
+
+    def _plan(self, row: queries.EvaluationRow, found: Route, *, smoke: bool) -> AttemptPlanned:
         return AttemptPlanned(
             attempt=f"{row.evaluation}.{row.attempts + 1}",
             evaluation=row.evaluation,
@@ -335,9 +435,11 @@ class Campaign:
             level=self._challenge.sandbox.level,
             reference=found.reference,
             wall_time_scale=found.wall_time_scale,
+            smoke=smoke,
         )
 
     def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned) -> AttemptSpec:
+        few = self._challenge.smoke.items if intent.smoke else None
         return AttemptSpec(
             attempt=intent.attempt,
             evaluation=row.evaluation,
@@ -346,6 +448,7 @@ class Campaign:
             phase=self._phase,
             image=row.image,
             phase_data_key=self._data_key,
+            items=None if few is None else smoke_items(self._data.names, few),
             result_key=intent.result_key,
             private=self._challenge.phase(self._phase).visibility == "private",
             gpus=self._challenge.limits.gpus if row.submission_kind == "gpu" else 0,
@@ -377,27 +480,20 @@ class Campaign:
 
     def _fence(self) -> None:
         """Record results that came after their attempt was declared lost; they change nothing."""
-        for row in queries.attempts(self._ledger, phase=self._phase):
+        for row in queries.attempts(self._ledger, phase=self._phase, series=self._series):
             lost = row.verdict in {Verdict.NODE_LOST, Verdict.CANCELLED} and row.reported_by == "controller"
             if lost and row.fenced is None and self._result(row) is not None:
                 self._lease.append([AttemptFenced(attempt=row.attempt, reason=_LATE)])
 
-    def _route(self, row: queries.EvaluationRow, history: Sequence[Outcome], demand: Demand) -> Route | NoRoute:
+    def _route(
+        self,
+        row: queries.EvaluationRow,
+        history: Sequence[Outcome],
+        demand: Demand,
+        among: Collection[str] | None = None,
+    ) -> Route | NoRoute:
         last = history[-1].machine_type if history else None
-        return route(self._challenge, self._engine.machines(), row.submission_kind, demand, last=last)
-
-
-def dispatch_order(submissions: Sequence[queries.SubmissionRow], order: str, seed: int) -> list[queries.SubmissionRow]:
-    """The order of dispatch: as imported, or at random within kinds, which take turns in proportion to their numbers.
-
-    Longest first would end sooner but blinds the forecast: only at random do the first to end stand for the rest.
-    """
-    if order == "manifest":
-        return list(submissions)
-    generator = random.Random(seed)  # noqa: S311 - an order, not a secret
-    placed: list[tuple[float, int, queries.SubmissionRow]] = []
-    for kind in sorted({row.kind for row in submissions}):
-        stratum = sorted((row for row in submissions if row.kind == kind), key=lambda row: row.submission)
-        generator.shuffle(stratum)
-        placed += [((place + 0.5) / len(stratum), len(placed), row) for place, row in enumerate(stratum)]
-    return [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
+        machines = self._engine.machines()
+        if self._further is not None and self._further.machine_type is not None:
+            machines = {name: machine for name, machine in machines.items() if name == self._further.machine_type}
+        return route(self._challenge, machines, row.submission_kind, demand, last=last, among=among)

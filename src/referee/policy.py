@@ -35,6 +35,7 @@ class Outcome:
         is_reference: whether that is the reference type, on which limits are stated.
         wall_time_scale: the factor on the wall time limit that it was given.
         speed_ratio_upper: the upper 99% of this type's runtime over the reference's; None if not known.
+        smoke: whether it was a smoke run, on a few files only.
     """
 
     evaluation: str
@@ -44,6 +45,7 @@ class Outcome:
     is_reference: bool = True
     wall_time_scale: float = 1.0
     speed_ratio_upper: float | None = None
+    smoke: bool = False
 
 
 class Ending(StrEnum):
@@ -163,10 +165,14 @@ MOST_ATTEMPTS = sum({rule.group: rule.cap - 1 for rule in TABLE.values()}.values
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Run the evaluation (once more): on such a machine, and not on these nodes if there are others."""
+    """Run the evaluation (once more): on such a machine, and not on these nodes if there are others.
+
+    `smoke` asks for a smoke run, on a few files, before the full one.
+    """
 
     demand: Demand = Demand.ANY
     avoid_nodes: frozenset[str] = frozenset()
+    smoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,30 +220,35 @@ def _time_is_proven(outcome: Outcome) -> bool:
     return outcome.speed_ratio_upper is not None and outcome.wall_time_scale >= outcome.speed_ratio_upper
 
 
-def decide(history: Sequence[Outcome]) -> Action:
+def decide(history: Sequence[Outcome], *, smoke: bool = False) -> Action:
     """What comes next for an evaluation.
 
     Args:
         history: its ended attempts since it was requested (or reopened), in order of their numbers.
+        smoke: whether a smoke run must pass before the full run.
 
     Returns:
         `Dispatch`, or the terminal action at the first place in the history where there is one: what comes after
         it changes nothing, so a verdict or a score never changes silently.
     """
     counts: Counter[str] = Counter()
-    demand, avoid = Demand.ANY, frozenset[str]()
+    demand, avoid, passed = Demand.ANY, frozenset[str](), False
     for position, outcome in enumerate(history):
+        if outcome.smoke and outcome.verdict is Verdict.OK:
+            passed = True
+            continue
         rule = TABLE[ending(outcome)]
         counts[rule.group] += 1
         if counts[rule.group] >= rule.cap:
             terminal = Finish if rule.final else AskOperator
-            return terminal(outcome.verdict, position, rule.reason)
+            return terminal(outcome.verdict, position, _SMOKE * outcome.smoke + rule.reason)
         if rule.elsewhere and outcome.node is not None:
             avoid |= {outcome.node}
         demand = _stronger(demand, rule.demand)
-    return Dispatch(demand, avoid)
+    return Dispatch(demand, avoid, smoke and not passed)
 
 
+_SMOKE = "In the smoke run, on a few files. "
 _STRENGTH = {Demand.ANY: 0, Demand.MORE_GPU_MEMORY: 1, Demand.REFERENCE: 2}
 
 
@@ -372,6 +383,10 @@ def _rules_of_hosts() -> list[str]:
         f"No evaluation needs more than {MOST_ATTEMPTS} attempts in one round, whatever happens; the first terminal",
         "row that is reached decides, and what comes later changes nothing. Money for machines is always the host's;",
         '"counted against" says whether an attempt is held against the submission.',
+        "",
+        "Where the challenge asks for a smoke run, it comes first, on a few files. One that passes counts for nothing",
+        "else than that the full run follows; one that does not counts as any attempt does, so a fault of the",
+        "submission ends the evaluation there and then.",
         "",
         "## Nodes, and the whole dispatch",
         "",

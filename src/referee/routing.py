@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from referee.challenge import Challenge, Limits, MachineType
@@ -27,7 +27,13 @@ class NoRoute:
 
 
 def route(
-    challenge: Challenge, machines: Mapping[str, MachineType], kind: str, demand: Demand, *, last: str | None = None
+    challenge: Challenge,
+    machines: Mapping[str, MachineType],
+    kind: str,
+    demand: Demand,
+    *,
+    last: str | None = None,
+    among: Collection[str] | None = None,
 ) -> Route | NoRoute:
     """The cheapest machine type that fits; the fastest of equally cheap ones.
 
@@ -37,12 +43,15 @@ def route(
         kind: `cpu` or `gpu`.
         demand: what the policy asks of the next machine.
         last: the machine type of the last attempt, above which `MORE_GPU_MEMORY` looks.
+        among: the machine types that the plan has for it; where none of them fits, any other does.
     """
     gpus = challenge.limits.gpus if kind == "gpu" else 0
     fitting = {name: machine for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus)}
     if not fitting:
         reasons = [f"{name}: {lacks(machine, challenge.limits, gpus)}" for name, machine in machines.items()]
         return NoRoute("No machine type fits. " + "; ".join(reasons) + ".")
+    if among is not None:
+        fitting = {name: machine for name, machine in fitting.items() if name in among} or fitting
     if demand is Demand.REFERENCE:
         fitting = {name: machine for name, machine in fitting.items() if machine.reference} or fitting
     if demand is Demand.MORE_GPU_MEMORY and last is not None and last in machines:

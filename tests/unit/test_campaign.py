@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from referee.attempts import AttemptSpec
-from referee.campaign import Campaign, dispatch_order
+from referee.campaign import Campaign
 from referee.challenge import Challenge, MachineType, load_challenge
 from referee.engines.memory import Faults, MemoryEngine, Play
 from referee.errors import ConflictError
 from referee.ledger import Identity, Ledger, PhaseRecorded, SubmissionImported, queries
 from referee.objects import ObjectStore
+from referee.orders import dispatch_order
 from referee.phases import PhaseData, record_phase
 from referee.verdicts import Verdict
 
