@@ -22,6 +22,7 @@ Places = NDArray[np.intp]
 
 # Part of the meaning of a seed: the draws are made in blocks of this many replicates.
 _BLOCK_REPLICATES = 500
+_BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,7 @@ def bootstrap_means(
     items = contributions.shape[1]
     scores = contributions.mean(axis=1)
     kept, column = _distinct_rows(contributions)
-    sums, sizes = cluster_sums(contributions[kept], scores[kept], clusters)
-    right = np.ascontiguousarray(sums, dtype=np.float32)
+    right, sizes = _singles_to_draw(contributions, scores, kept, clusters)
     deviations = np.empty((replicates, len(kept)), dtype=np.float32)
     start = 0
     for counts in draw_counts(sizes.size, replicates, seed):
@@ -133,6 +133,23 @@ def bootstrap_means(
         start += len(counts)
     grain = 1 / items if clusters is None and np.isin(contributions, (0.0, 1.0)).all() else None
     return Replicates(scores, deviations, column, greater_is_better, sizes.size, clusters is not None, seed, grain)
+
+
+def _singles_to_draw(
+    contributions: Floats, scores: Floats, kept: Places, clusters: Sequence[str] | None
+) -> tuple[Singles, Floats]:
+    """What `cluster_sums` gives for the rows `kept`, in float32."""
+    if clusters is not None:
+        sums, sizes = cluster_sums(contributions[kept], scores[kept], clusters)
+        return np.ascontiguousarray(sums, dtype=np.float32), sizes
+    # In blocks, since further copies of a whole board in float64 cost as much as a quarter of the product.
+    singles = np.empty((len(kept), contributions.shape[1]), dtype=np.float32)
+    for start in range(0, len(kept), _BLOCK_ROWS):
+        rows = kept[start : start + _BLOCK_ROWS]
+        np.subtract(
+            contributions[rows], scores[rows, None], out=singles[start : start + len(rows)], casting="same_kind"
+        )
+    return singles, np.ones(contributions.shape[1])
 
 
 def cluster_sums(contributions: Floats, scores: Floats, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
