@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from referee.challenge import Challenge, load_challenge
+from referee.challenge import Challenge, MetricChoice, load_challenge
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.images.store import ImageStore
-from referee.ledger import ChallengeRecorded, Ledger, PhaseRecorded, RiskAccepted, queries
+from referee.ledger import ChallengeRecorded, Ledger, PhaseRecorded, RiskAccepted, ScoringFixed, queries
 from referee.ledger.events import Event
 from referee.objects import ObjectStore
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
-from referee.scoring.boards import board_of, public_board_of
+from referee.scoring.boards import board_of, metric_in_force, public_board_of
 from referee.scoring.leaderboard import Leaderboard
 from referee.scoring.score import Scoring, score_evaluations
 
@@ -115,6 +115,9 @@ class Workspace:
                 events.append(ChallengeRecorded(digest=digest, content=content))
             known = queries.phases(ledger).get(phase)
             labels_digest = labels.digest if labels else None
+            if known is not None and queries.scoring(ledger, phase) is not None:
+                # What the scores stand under is changed by a rejudging alone, and `score` says so.
+                labels_digest = known.labels_digest
             if known is None or (known.data_digest, known.labels_digest) != (data.digest, labels_digest):
                 events.append(
                     PhaseRecorded(
@@ -133,28 +136,109 @@ class Workspace:
         """Score what is valid on a phase and has no score yet, and record it.
 
         Raises:
-            ConfigurationError: if the phase has no labels, or they are wrong.
+            ConfigurationError: if the phase has no labels, they are wrong, or labels or metrics are not those that the
+                scores stand under.
         """
         data, events = self.record(phase)
-        self.labels(phase, data)
+        labels = self.labels(phase, data)
         if events:
             ledger.append(events)
-        labels = self.challenge.folder / str(self.challenge.phase(phase).labels)
-        scoring = score_evaluations(
+        fixed = queries.scoring(ledger, phase)
+        if why := self.scoring_changed(ledger, phase, labels):
+            raise ConfigurationError(
+                f"Nothing was scored: on {phase} there are scores already, and {why}.",
+                hint=f"Change it back, or stage it: `referee rejudge stage --phase {phase} --all --rescore`.",
+            )
+        scoring = self.score_rows(
+            ledger,
             phase,
+            data,
             evaluations=queries.evaluations(ledger, phase),
             attempts=queries.attempts(ledger, phase=phase),
             scores=queries.scores(ledger, phase),
+        )
+        choice = self.challenge.metric
+        if scoring.events and fixed != choice:
+            # With the first scores it is fixed by what they are made; from then on metrics can only be added.
+            digest = scoring.events[0].labels_digest
+            ledger.append([ScoringFixed(phase=phase, metric=choice, labels_digest=digest), *scoring.events])
+        else:
+            ledger.append(scoring.events)
+        return scoring
+
+    def score_rows(
+        self,
+        ledger: Ledger,
+        phase: str,
+        data: PhaseData,
+        *,
+        evaluations: Sequence[queries.EvaluationRow],
+        attempts: Sequence[queries.AttemptRow],
+        scores: Sequence[queries.ScoreRow],
+        choice: MetricChoice | None = None,
+        labels_digest: str | None = None,
+        rejudging: str | None = None,
+    ) -> Scoring:
+        """Score these evaluations of a phase, by default as challenge.toml says; nothing is recorded.
+
+        `labels_digest` names other labels than those that the phase's scores stand under (a rejudging's).
+        """
+        digest = labels_digest or str(queries.phases(ledger)[phase].labels_digest)
+        return score_evaluations(
+            phase,
+            evaluations=evaluations,
+            attempts=attempts,
+            scores=scores,
             store=self.objects,
             names=data.names,
-            labels=labels,
-            labels_digest=str(queries.phases(ledger)[phase].labels_digest),
-            choice=self.challenge.metric,
+            labels=self.labels_file(phase, digest),
+            labels_digest=digest,
+            choice=choice or self.challenge.metric,
             layout=self.challenge.predictions,
             limit_bytes=self.challenge.limits.output,
+            rejudging=rejudging,
         )
-        ledger.append(scoring.events)
-        return scoring
+
+    def scoring_changed(self, ledger: Ledger, phase: str, labels: Labels) -> str:
+        """How challenge.toml and the labels differ from what the phase's scores stand under; empty if they do not."""
+        fixed, wanted = queries.scoring(ledger, phase), self.challenge.metric
+        if fixed is None:
+            return ""
+        found = []
+        if labels.digest != queries.phases(ledger)[phase].labels_digest:
+            found.append("the labels are others")
+        if fixed.name != wanted.name:
+            found.append(f"the metric is {wanted.name} instead of {fixed.name}")
+        if fixed.epsilon != wanted.epsilon:
+            found.append(f"epsilon is {wanted.epsilon!r} instead of {fixed.epsilon!r}")
+        if gone := [name for name in fixed.secondary if name not in wanted.secondary]:
+            found.append(f"the secondary metrics lack {', '.join(gone)}")
+        return ", and ".join(found)
+
+    def labels_file(self, phase: str, digest: str) -> Path:
+        """The label file with this digest: the challenge's own, or the copy that was kept when it was last used.
+
+        Raises:
+            CheckFailedError: if there is none any more.
+        """
+        own = self.challenge.folder / str(self.challenge.phase(phase).labels)
+        kept = self.state / "labels" / f"{digest.removeprefix('sha256:')}.csv"
+        content = own.read_bytes() if own.is_file() else b""
+        if "sha256:" + hashlib.sha256(content).hexdigest() == digest:
+            if not kept.exists():
+                # So that the board can still be analysed while changed labels are only staged.
+                kept.parent.mkdir(mode=0o700, exist_ok=True)
+                draft = kept.with_suffix(".new")
+                draft.touch(mode=0o600)
+                draft.write_bytes(content)
+                draft.rename(kept)
+            return own
+        if kept.is_file():
+            return kept
+        raise CheckFailedError(
+            f"The label file {own} is not the one that the ledger holds ({digest}).",
+            hint="Put the recorded labels back; changed labels are a matter for `referee rejudge stage`.",
+        )
 
     def analysis(self, ledger: Ledger, phase: str) -> Analysis:
         """What the scores of a phase are worth: intervals, rank sets, tie groups, prize boundaries, look-alikes.
@@ -165,17 +249,20 @@ class Workspace:
         """
         settings = self.challenge.phase(phase)
         data = record_phase(self.challenge, phase)
-        self.labels(phase, data)
+        if settings.labels is None:
+            self.labels(phase)
+        digest = str(queries.phases(ledger)[phase].labels_digest)
+        off = queries.taken_off(ledger)
         analysis, refused = analyse_phase(
             phase,
-            evaluations=queries.evaluations(ledger, phase),
+            evaluations=[row for row in queries.evaluations(ledger, phase) if row.submission not in off],
             attempts=queries.attempts(ledger, phase=phase),
             store=self.objects,
             names=data.names,
-            labels=self.challenge.folder / str(settings.labels),
-            labels_digest=str(queries.phases(ledger)[phase].labels_digest),
+            labels=self.labels_file(phase, digest),
+            labels_digest=digest,
             metadata=self.challenge.folder / settings.metadata if settings.metadata else None,
-            metric=self.challenge.metric,
+            metric=metric_in_force(self.challenge, ledger, phase),
             layout=self.challenge.predictions,
             uncertainty=self.challenge.uncertainty,
             limit_bytes=self.challenge.limits.output,

@@ -465,6 +465,17 @@ def rulings(ledger: Ledger) -> tuple[RulingRow, ...]:
     return _rows(ledger, query, RulingRow)
 
 
+def taken_off(ledger: Ledger) -> dict[str, RulingRow]:
+    """The submissions that are disqualified or withdrawn now, each with the ruling that keeps it off the board."""
+    found: dict[str, RulingRow] = {}
+    for row in rulings(ledger):
+        if row.ruling is Ruling.REINSTATE:
+            found.pop(row.submission, None)
+        elif row.ruling is not Ruling.ADMIT:
+            found[row.submission] = row
+    return found
+
+
 def series(ledger: Ledger) -> tuple[SeriesRow, ...]:
     """Every series of further runs, in the order in which they were started."""
     columns = [column for column in SERIES.c if column.name != "seq"]

@@ -6,23 +6,40 @@ that was built again from a bundle's chain.
 
 from __future__ import annotations
 
-from referee.challenge import Challenge
+from referee.challenge import Challenge, MetricChoice
 from referee.ledger import Ledger, queries
 from referee.scoring.leaderboard import Leaderboard, leaderboard
 from referee.scoring.metric import chosen_metrics, constant_half
+from referee.scoring.rejudging import Staged, applied
 
 
-def board_of(challenge: Challenge, ledger: Ledger, phase: str) -> Leaderboard:
-    """The leaderboard of a phase; beside a private phase the last public one that was scored."""
-    metrics = chosen_metrics(challenge.metric)
+def metric_in_force(challenge: Challenge, ledger: Ledger, phase: str) -> MetricChoice:
+    """The metrics that a phase's scores stand under; the challenge's while there are none."""
+    return queries.scoring(ledger, phase) or challenge.metric
+
+
+def board_of(challenge: Challenge, ledger: Ledger, phase: str, staged: Staged | None = None) -> Leaderboard:
+    """The leaderboard of a phase; beside a private phase the last public one that was scored.
+
+    With `staged`, as it would be if that rejudging were applied.
+    """
+    evaluations, scores = queries.evaluations(ledger), queries.scores(ledger)
+    choice = metric_in_force(challenge, ledger, phase)
+    if staged is not None:
+        evaluations, scores = applied(evaluations, scores, staged)
+        choice = staged.choice
+    metrics = chosen_metrics(choice)
+    held = queries.held(ledger, phase)
     return leaderboard(
         phase,
         metrics,
-        queries.evaluations(ledger),
-        queries.scores(ledger),
+        evaluations,
+        scores,
         reference_score=constant_half(metrics[0]),
         public=public_board_of(challenge, ledger) if challenge.phase(phase).visibility == "private" else None,
         refusals=queries.refusals(ledger),
+        rulings=list(queries.taken_off(ledger).values()),
+        held=[(row, held[row.submission]) for row in queries.submissions(ledger) if row.submission in held],
     )
 
 
@@ -34,4 +51,7 @@ def public_board_of(challenge: Challenge, ledger: Ledger) -> Leaderboard | None:
     scored = {row.phase for row in evaluations if row.evaluation in with_scores}
     names = [name for name, phase in challenge.phases.items() if phase.visibility == "public"]
     shown = [name for name in names if name in scored]
-    return leaderboard(shown[-1], chosen_metrics(challenge.metric), evaluations, scores) if shown else None
+    if not shown:
+        return None
+    metrics = chosen_metrics(metric_in_force(challenge, ledger, shown[-1]))
+    return leaderboard(shown[-1], metrics, evaluations, scores, rulings=list(queries.taken_off(ledger).values()))

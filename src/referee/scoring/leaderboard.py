@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from referee.ledger.queries import EvaluationRow, RefusalRow, ScoreRow
+from referee.ledger.queries import EvaluationRow, RefusalRow, RulingRow, ScoreRow, SubmissionRow
+from referee.rulings import PAST, Ruling
 from referee.scoring.metric import Metric
 from referee.verdicts import MEANINGS, Blame, Verdict
 
@@ -68,6 +69,25 @@ class Unscored:
 
 
 @dataclass(frozen=True, slots=True)
+class Ruled:
+    """A submission that was taken off the board by hand.
+
+    Attributes:
+        ruling: whether it is disqualified or withdrawn.
+        reason: in the operator's words.
+        score: what it scored by the primary metric, if it did; it has no rank.
+    """
+
+    submission: str
+    team: str
+    ruling: Ruling
+    reason: str
+    score: float | None
+    name: str | None = None
+    team_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """What a constant prediction of 0.5 for every item scores; `rank` is the rank that it would have."""
 
@@ -88,6 +108,7 @@ class Leaderboard:
         reference: the constant-0.5 line; None where it is undefined or needs labels that were not at hand.
         public_phase: the phase that is shown beside; None if there is none.
         complete: every evaluation has ended and every valid result was looked at by the scorer.
+        ruled: who was taken off the board by hand, by blind id; the ranks are those without them.
     """
 
     phase: str
@@ -99,28 +120,35 @@ class Leaderboard:
     reference: Reference | None
     public_phase: str | None
     complete: bool
+    ruled: tuple[Ruled, ...] = ()
 
     def to_json(self) -> str:
         """The board as JSON. `phase`, `metric`, `rows` and `unscored` with their first keys are stable for scripts."""
         return json.dumps(self._document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """The board as CSV (RFC 4180); unscored submissions follow at the end, with neither rank nor score."""
+        """The board as CSV (RFC 4180); at the end, with neither rank nor score, who has none and who was ruled off."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\r\n")
         named = self._is_named
         header = ["rank", "submission", "team", "score", *self.secondary]
         header += ["public_rank", "public_score"] if self.public_phase else []
-        writer.writerow([*header, "verdict", "blame", *(["name", "team_name"] if named else [])])
+        rulings = ["ruling", "reason"] if self.ruled else []
+        writer.writerow([*header, "verdict", "blame", *rulings, *(["name", "team_name"] if named else [])])
+        stands = [""] * len(rulings)
         for row in self.rows:
             public = [_cell(row.public_rank), _cell(row.public_score)] if self.public_phase else []
             scores = [_cell(row.score), *(_cell(value) for value in row.secondary)]
             names = [_inert(row.name), _inert(row.team_name)] if named else []
-            writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *names])
+            writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *stands, *names])
         for left in self.unscored:
             empty = [""] * (len(header) - 3)
             names = [_inert(left.name), _inert(left.team_name)] if named else []
-            writer.writerow(["", left.submission, left.team, *empty, left.verdict or "", left.blame, *names])
+            writer.writerow(["", left.submission, left.team, *empty, left.verdict or "", left.blame, *stands, *names])
+        for off in self.ruled:
+            empty = [""] * (len(header) - 1)
+            names = [_inert(off.name), _inert(off.team_name)] if named else []
+            writer.writerow(["", off.submission, off.team, *empty, PAST[off.ruling], _inert(off.reason), *names])
         return text.getvalue()
 
     def to_markdown(self, digits: int = 5) -> str:
@@ -134,6 +162,10 @@ class Leaderboard:
         if self.unscored:
             rows = [[_label(u), _team(u), u.verdict or "", u.blame, u.reason] for u in self.unscored]
             lines += ["", "## Without a score", "", *_table(["submission", "team", "verdict", "blame", "reason"], rows)]
+        if self.ruled:
+            rows = [[_label(r), _team(r), PAST[r.ruling], _rounded(r.score, digits), r.reason] for r in self.ruled]
+            head = ["submission", "team", "ruling", self.metric, "reason"]
+            lines += ["", "## Taken off the board", "", *_table(head, rows)]
         return "\n".join(lines) + "\n"
 
     @property
@@ -142,11 +174,12 @@ class Leaderboard:
 
     @property
     def _is_named(self) -> bool:
-        return any(row.name is not None for row in self.rows) or any(left.name is not None for left in self.unscored)
+        everyone: tuple[Row | Unscored | Ruled, ...] = (*self.rows, *self.unscored, *self.ruled)
+        return any(entry.name is not None for entry in everyone)
 
     def _cells(self, row: Row, digits: int) -> list[str]:
         scores = [row.score, *row.secondary, *([row.public_score] if self.public_phase else [])]
-        shown = ["" if value is None else f"{value:.{digits}f}" for value in scores]
+        shown = [_rounded(value, digits) for value in scores]
         public = [_cell(row.public_rank), shown.pop()] if self.public_phase else []
         return [str(row.rank), _label(row), _team(row), *shown, *public]
 
@@ -165,6 +198,11 @@ class Leaderboard:
             "reference": reference,
             "public_phase": self.public_phase,
             "complete": self.complete,
+            "ruled": [
+                {"submission": r.submission, "ruling": r.ruling, "team": r.team, "score": r.score, "reason": r.reason}
+                | _names(r)
+                for r in self.ruled
+            ],
         }
 
     def _row_document(self, row: Row) -> dict[str, Any]:
@@ -189,6 +227,8 @@ def leaderboard(
     reference_score: float | None = None,
     public: Leaderboard | None = None,
     refusals: Sequence[RefusalRow] = (),
+    rulings: Sequence[RulingRow] = (),
+    held: Sequence[tuple[SubmissionRow, str]] = (),
 ) -> Leaderboard:
     """The board of one phase.
 
@@ -200,10 +240,14 @@ def leaderboard(
         reference_score: what a constant 0.5 scores (`metric.constant_half`).
         public: the board of the public phase, to be shown beside this one.
         refusals: submissions whose images were refused at import; they are listed without a score.
+        rulings: the rulings in force that take submissions off the board (`queries.taken_off`).
+        held: submissions that were not evaluated on this phase, with the reason; they are listed without a score.
     """
     primary, *others = metrics
     known = {(score.evaluation, score.metric): score.value for score in scores}
-    mine = sorted((e for e in evaluations if e.phase == phase), key=lambda e: e.submission)
+    official = {e.submission: e.evaluation for e in evaluations if e.phase == phase and e.verdict is Verdict.OK}
+    off = {ruling.submission for ruling in rulings}
+    mine = sorted((e for e in evaluations if e.phase == phase and e.submission not in off), key=lambda e: e.submission)
     scored = [e for e in mine if e.verdict is Verdict.OK and (e.evaluation, primary.name) in known]
     values = [known[e.evaluation, primary.name] for e in scored]
     ranks = competition_ranks(values, greater_is_better=primary.greater_is_better)
@@ -222,7 +266,9 @@ def leaderboard(
         rows=tuple(sorted(rows, key=lambda row: (row.rank, row.submission))),
         unscored=tuple(
             sorted(
-                [_unscored(e, primary.name, e.evaluation in looked_at) for e in left] + [_refused(r) for r in refusals],
+                [_unscored(e, primary.name, e.evaluation in looked_at) for e in left]
+                + [_refused(r) for r in refusals]
+                + [Unscored(s.submission, s.team, None, Blame.NONE, why) for s, why in held if s.submission not in off],
                 key=lambda entry: entry.submission,
             )
         ),
@@ -230,6 +276,10 @@ def leaderboard(
         public_phase=public.phase if public else None,
         complete=all(
             e.verdict is not None and (e.verdict is not Verdict.OK or e.evaluation in looked_at) for e in mine
+        ),
+        ruled=tuple(
+            Ruled(r.submission, r.team, r.ruling, r.reason, known.get((official.get(r.submission, ""), primary.name)))
+            for r in sorted(rulings, key=lambda r: r.submission)
         ),
     )
 
@@ -255,7 +305,8 @@ def unblinded(board: Leaderboard, names: Mapping[str, tuple[str, str]]) -> Leade
         name, team_name = names.get(entry.submission, (None, None))
         return replace(entry, name=name, team_name=team_name)
 
-    return replace(board, rows=tuple(map(named, board.rows)), unscored=tuple(map(named, board.unscored)))
+    rows, unscored, ruled = (tuple(map(named, entries)) for entries in (board.rows, board.unscored, board.ruled))
+    return replace(board, rows=rows, unscored=unscored, ruled=ruled)
 
 
 def _row(rank: int, e: EvaluationRow, value: float, secondary: tuple[float | None, ...], public: Row | None) -> Row:
@@ -290,15 +341,15 @@ def _reference(score: float, values: Sequence[float], greater_is_better: bool) -
     return Reference(score, 1 + better)
 
 
-def _names(entry: Row | Unscored) -> dict[str, str | None]:
+def _names(entry: Row | Unscored | Ruled) -> dict[str, str | None]:
     return {} if entry.name is None else {"name": entry.name, "team_name": entry.team_name}
 
 
-def _label(entry: Row | Unscored) -> str:
+def _label(entry: Row | Unscored | Ruled) -> str:
     return entry.submission if entry.name is None else f"{entry.submission} ({entry.name})"
 
 
-def _team(entry: Row | Unscored) -> str:
+def _team(entry: Row | Unscored | Ruled) -> str:
     return entry.team if entry.team_name is None else f"{entry.team} ({entry.team_name})"
 
 
@@ -306,8 +357,12 @@ def _cell(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
+def _rounded(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def _inert(name: str | None) -> str:
-    # Names are the participants' own, and a spreadsheet would run one that starts like a formula.
+    # Names are the participants' own (reasons may quote them), and a spreadsheet runs what starts like a formula.
     return "" if name is None else f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
 

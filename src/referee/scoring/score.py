@@ -46,6 +46,7 @@ def score_evaluations(
     layout: PredictionFormat,
     limit_bytes: int,
     limits: ScoringLimits | None = None,
+    rejudging: str | None = None,
 ) -> Scoring:
     """Score what is valid on `phase` and has no score yet.
 
@@ -62,6 +63,7 @@ def score_evaluations(
         layout: how prediction and label files look.
         limit_bytes: no prediction file is larger (the contract's output limit).
         limits: of the scoring process.
+        rejudging: stage the scores under this rejudging; `scores` are then those that are staged already.
 
     Raises:
         ConfigurationError: if the labels or the metrics are not usable.
@@ -93,6 +95,8 @@ def score_evaluations(
                     predictions_digest=result.predictions_digest,
                     labels_digest=labels_digest,
                     scorer_version=answer["version"],
+                    epsilon=repr(choice.epsilon),
+                    rejudging=rejudging,
                 )
             )
     reference = answer["reference"]
