@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
@@ -17,7 +17,8 @@ from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
 from referee.engines import create_engine
 from referee.errors import ConfigurationError, HostError
-from referee.ledger import DispatchResumed, EvaluationReopened, Event, Ledger, NodeProved, NodeReleased, queries
+from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
+from referee.orders import Orders
 from referee.sandbox import examine_host, prove_host
 from referee.units import format_duration, format_size
 from referee.verdicts import MEANINGS, Verdict
@@ -52,33 +53,67 @@ def run(
             raise ConfigurationError(
                 "There are no submissions yet.", hint="Import them with `referee submissions import submissions.csv`."
             )
+    refuse_unfit_host(workspace)
+    with workspace.ledger() as ledger, ledger.lead() as lease:
+        campaign = evaluate(workspace, ledger, lease, phase)
+        return _closing_words(ledger, phase, campaign)
+
+
+def refuse_unfit_host(workspace: Workspace) -> None:
+    """Say what is missing before anything is done.
+
+    Raises:
+        HostError: if this machine cannot run submissions.
+    """
     failing = [check for check in examine_host(workspace.challenge.sandbox.level) if check.status == "fail"]
     if failing:
         raise HostError(
             "This machine cannot run submissions: " + "; ".join(f"{c.name}: {c.seen}" for c in failing) + ".",
             hint="; ".join(check.mend for check in failing),
         )
-    with workspace.ledger() as ledger, ledger.lead() as lease:
-        with _byte_progress(f"Recording {phase}") as on_progress:
-            data, events = workspace.record(phase, on_progress)
-        sandbox = workspace.challenge.sandbox
-        proof = prove_host(workspace.node, sandbox.level, sandbox.accepted_risks)
-        known = {(row.node, row.boot_id, row.level) for row in queries.nodes(ledger) if row.proved}
-        proved = NodeProved(
-            node=socket.gethostname(), boot_id=proof.boot_id, level=sandbox.level, checks=len(proof.checks)
+
+
+def evaluate(
+    workspace: Workspace,
+    ledger: Ledger,
+    lease: Lease,
+    phase: str,
+    *,
+    orders: Orders | None = None,
+    series: queries.SeriesRow | None = None,
+    held: Mapping[str, str] | None = None,
+) -> Campaign:
+    """Record the phase, prove this machine, and run a campaign to its end, with progress and orderly interruption.
+
+    Args:
+        workspace: the challenge; a series may have another `Limits` in it.
+        ledger: its ledger.
+        lease: the right to write as the controller.
+        phase: the phase.
+        orders: what is to be run now, and where.
+        series: further runs instead of the official evaluations.
+        held: submissions that are not to be evaluated, with the reason.
+    """
+    with _byte_progress(f"Recording {phase}") as on_progress:
+        data, events = workspace.record(phase, on_progress)
+    sandbox = workspace.challenge.sandbox
+    proof = prove_host(workspace.node, sandbox.level, sandbox.accepted_risks)
+    known = {(row.node, row.boot_id, row.level) for row in queries.nodes(ledger) if row.proved}
+    proved = NodeProved(node=socket.gethostname(), boot_id=proof.boot_id, level=sandbox.level, checks=len(proof.checks))
+    if (proved.node, proved.boot_id, proved.level) not in known:
+        events.append(proved)
+    if events:
+        lease.append(events)
+    engine = create_engine(workspace.challenge, workspace.objects, workspace.node)
+    try:
+        campaign = Campaign(
+            workspace.challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held
         )
-        if (proved.node, proved.boot_id, proved.level) not in known:
-            events.append(proved)
-        if events:
-            lease.append(events)
-        engine = create_engine(workspace.challenge, workspace.objects, workspace.node)
-        try:
-            campaign = Campaign(workspace.challenge, lease, engine, workspace.objects, data, phase)
-            with _handling_signals(campaign), _Board(ledger, phase) as board:
-                campaign.run(board.refresh)
-        finally:
-            engine.close()
-        return _closing_words(ledger, phase, campaign)
+        with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
+            campaign.run(board.refresh)
+    finally:
+        engine.close()
+    return campaign
 
 
 @contextmanager
@@ -119,9 +154,9 @@ def _byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 class _Board:
     """Progress while a campaign runs: a line for each evaluation that ended, and on a terminal a bar with an ETA."""
 
-    def __init__(self, ledger: Ledger, phase: str) -> None:
-        self._ledger, self._phase = ledger, phase
-        self._seen = {row.evaluation for row in queries.evaluations(ledger, phase) if row.verdict}
+    def __init__(self, ledger: Ledger, phase: str, series: str = "") -> None:
+        self._ledger, self._phase, self._series = ledger, phase, series
+        self._seen = {row.evaluation for row in queries.evaluations(ledger, phase, series) if row.verdict}
         self._before = len(self._seen)
         self._began = datetime.now(UTC)
         self._progress = Progress(
@@ -145,9 +180,9 @@ class _Board:
 
     def refresh(self) -> None:
         """Print what ended since the last call."""
-        status = queries.status(self._ledger, self._phase)
+        status = queries.status(self._ledger, self._phase, self._series)
         if status.done > len(self._seen):
-            for row in queries.evaluations(self._ledger, self._phase):
+            for row in queries.evaluations(self._ledger, self._phase, self._series):
                 if row.verdict and row.evaluation not in self._seen:
                     self._seen.add(row.evaluation)
                     self._progress.console.print(self._line(row), markup=False, highlight=False, soft_wrap=True)
@@ -223,7 +258,9 @@ def resume(*, challenge: Folder = HERE, reason: str = "") -> None:
         if queries.dispatch_stopped(ledger):
             events.append(DispatchResumed(reason=reason))
         events += [NodeReleased(node=row.node, reason=reason) for row in queries.nodes(ledger) if row.quarantined]
-        reopened = [row.evaluation for row in queries.evaluations(ledger) if row.verdict and not row.final]
+        staged = {row.rejudging for row in queries.rejudgings(ledger) if row.state == "staged"}
+        rows = [row for row in queries.evaluations(ledger, series=None) if row.series in {"", *staged}]
+        reopened = [row.evaluation for row in rows if row.verdict and not row.final]
         events += [EvaluationReopened(evaluation=name, reason=reason or "The host was mended.") for name in reopened]
         ledger.append(events)
         screen.say(f"{len(events) - len(reopened)} stops lifted, {len(reopened)} evaluations reopened.")
