@@ -220,12 +220,13 @@ def _ends_of_few(
     count: int, mine: Sequence[tuple[Stratum, Law]], running: list[Floats], rng: np.random.Generator, replicates: int
 ) -> Floats:
     """Ends when the queue is nearly empty: what runs and what waits, put on the machines one after another."""
-    busy = np.concatenate([*running, np.zeros((replicates, 0))], axis=1)
+    busy = rng.permuted(np.concatenate([*running, np.zeros((replicates, 0))], axis=1), axis=1)
     free = np.zeros((replicates, count))
     taken = min(busy.shape[1], count)
-    free[:, :taken] = np.sort(busy, axis=1)[:, ::-1][:, :taken]
-    waits = [waiting_hours(s, law, rng, replicates) for s, law in mine if s.waiting]
-    waits.append(np.zeros((replicates, 0)))
+    free[:, :taken] = busy[:, :taken]
+    # More have begun than there are machines where a smoke run has ended and the full one waits.
+    waits = [busy[:, taken:]]
+    waits += [waiting_hours(s, law, rng, replicates) for s, law in mine if s.waiting]
     queue = rng.permuted(np.concatenate(waits, axis=1), axis=1)
     return np.asarray(list_schedule(queue, free).max(axis=1))
 

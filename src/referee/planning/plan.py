@@ -5,7 +5,7 @@ A frozen model that is written to a file, shown, confirmed by the operator, exec
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +54,7 @@ class Plan(Frozen):
     """What the operator confirms and `run` executes. Hours count from the moment of planning.
 
     Attributes:
+        made_at: the moment of planning.
         evaluations, started, ended: of the whole phase, at the time of planning.
         pools: the machines to rent.
         assignment: for each group of evaluations, how many of those that wait go to each machine type.
@@ -65,6 +66,7 @@ class Plan(Frozen):
     """
 
     version: Literal[1] = 1
+    made_at: datetime | None = None
     challenge: str
     phase: str
     evaluations: int
@@ -101,10 +103,22 @@ def read_plan(path: Path) -> Plan:
         ConfigurationError: if there is none, or it is not one of this version.
     """
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        return parse_plan(path.read_text(encoding="utf-8"), str(path))
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigurationError(f"There is no plan at {path}.", hint="Make one with `referee plan`.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not a plan.", hint="Make one with `referee plan`.") from error
+
+
+def parse_plan(text: str, where: str) -> Plan:
+    """Read a plan's text; `where` it stands is said in errors.
+
+    Raises:
+        ConfigurationError: if it is not one of this version.
+    """
+    try:
+        return Plan.model_validate_json(text)
     except ValidationError as error:
         raise ConfigurationError(
-            f"{path} is not a plan of this version.", hint="Make one with `referee plan`."
+            f"{where} is not a plan of this version.", hint="Make one with `referee plan`."
         ) from error

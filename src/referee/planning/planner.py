@@ -26,6 +26,8 @@ from referee.planning.spot import LossRate, best_purchase
 
 # Until a submission has run on a type, its speed there is only known about so well (relative standard error).
 _SPEED_ERROR = 0.15
+# So many ended ones on each of two types tell the ratio of their speeds better than what was declared.
+_LEAST_FOR_SPEED = 8
 _MOST_ROUNDS = 12
 # Without a deadline, machines are counted as if it had to end within a week.
 _UNHURRIED_HOURS = 168.0
@@ -125,7 +127,7 @@ class _Planner:
             raise ConfigurationError(
                 "No evaluation fits any machine type.", hint="Add one with more memory or GPUs under [machines.*]."
             )
-        self.laws = {group.name: _law(group) for group in groups}
+        self.laws = {group.name: _law(group, catalogue) for group in groups}
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
         self.options = [option for name, offer in catalogue.offers.items() for option in _options(name, offer, wishes)]
         self.needs = [self._need(group) for group in groups if group.size > group.started]
@@ -319,29 +321,55 @@ def _stratum(group: Group, catalogue: Catalogue, pool: str, size: int, overhead_
         size,
         pool,
         float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price),
-        _all_seen(group),
+        _all_seen(group, catalogue),
         overhead_hours,
         factor,
-        0.0 if name == _mostly(group) else factor * _SPEED_ERROR,
+        0.0 if name == _mostly(group) else _speed_error(group, name, factor),
         borrowed=not here,
     )
+
+
+def _speed_error(group: Group, to: str, factor: float) -> float:
+    measured = measured_speed(group, _mostly(group), to)
+    return measured[1] if measured is not None else factor * _SPEED_ERROR
 
 
 def spent_usd(groups: Sequence[Group], catalogue: Catalogue) -> float:
     """What the hours cost that were spent so far, at on-demand prices."""
     return sum(
-        float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offer(name).price)
+        float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offers[name].price)
         for group in groups
         for name, runtimes in group.seen.items()
+        if name in catalogue.offers
     )
 
 
 def _speed(group: Group, catalogue: Catalogue, to: str) -> float:
-    """Factor from the hours that were seen to the hours on a machine type."""
+    """Factor from the hours that were seen to the hours on a machine type: measured, or else as it was declared."""
     seen_on = _mostly(group)
-    if to == seen_on or seen_on not in catalogue.offers:
+    if to == seen_on:
+        return 1.0
+    measured = measured_speed(group, seen_on, to)
+    if measured is not None:
+        return measured[0]
+    if not {seen_on, to} <= set(catalogue.offers):
         return 1.0
     return catalogue.offers[seen_on].speed / catalogue.offers[to].speed
+
+
+def measured_speed(group: Group, seen_on: str, to: str) -> tuple[float, float] | None:
+    """How many times longer a group's evaluations take on a type than on another, with its standard error.
+
+    From the mean hours of those that ran here and there, who are samples of the same group; None if too few have ended.
+    """
+    here, there = group.seen.get(seen_on), group.seen.get(to)
+    if here is None or there is None or min(int(x.ended.sum()) for x in (here, there)) < _LEAST_FOR_SPEED:
+        return None
+    laws = product_limit(here), product_limit(there)
+    if min(law.mean for law in laws) <= 0:
+        return None
+    ratio = laws[1].mean / laws[0].mean
+    return ratio, ratio * sum(law.mean_variance / law.mean**2 for law in laws) ** 0.5
 
 
 def _split(assignment: Assignment) -> dict[str, dict[str, int]]:
@@ -368,17 +396,19 @@ def _mostly(group: Group) -> str:
     return max(group.seen, key=lambda name: int(group.seen[name].ended.sum()))
 
 
-def _all_seen(group: Group) -> Runtimes:
-    parts = list(group.seen.values())
+def _all_seen(group: Group, catalogue: Catalogue) -> Runtimes:
+    """All that was seen of a group, in hours on the machine type on which most of it was seen."""
+    factors = {name: _speed(group, catalogue, name) for name in group.seen}
+    parts = [(part, factors[name]) for name, part in group.seen.items()]
     return Runtimes(
-        np.concatenate([part.hours for part in parts]),
-        np.concatenate([part.ended for part in parts]),
-        max(part.limit_hours for part in parts),
+        np.concatenate([part.hours / factor for part, factor in parts]),
+        np.concatenate([part.ended for part, _ in parts]),
+        max(part.limit_hours / factor for part, factor in parts),
     )
 
 
-def _law(group: Group) -> tuple[str, Law]:
-    return _mostly(group), product_limit(_all_seen(group))
+def _law(group: Group, catalogue: Catalogue) -> tuple[str, Law]:
+    return _mostly(group), product_limit(_all_seen(group, catalogue))
 
 
 def _range(interval: Interval) -> Range:

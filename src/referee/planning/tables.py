@@ -69,7 +69,7 @@ def plan_table(plan: Plan) -> Table:
             pool.machine_type + (" (spot)" if pool.market == "spot" else ""),
             str(pool.machines),
             str(pool.evaluations),
-            f"{pool.hours:,.1f} h" if pool.hours >= 1 else format_duration(pool.hours * 3600),
+            _hours(pool.hours),
             f"{pool.usd_per_hour}",
             f"{pool.usd:,.2f}",
             f"{pool.usd_per_evaluation:,.2f}",
@@ -80,12 +80,22 @@ def plan_table(plan: Plan) -> Table:
     return Table("What is still to be run", columns, rows, _plan_notes(plan))
 
 
+def _hours(hours: float) -> str:
+    """Machine time; in hours also where it is days, as it is paid for."""
+    return f"{hours:,.1f} h" if hours >= 1 else format_duration(max(hours, 0.0) * 3600)
+
+
 def _plan_notes(plan: Plan) -> tuple[str, ...]:
     level = f"{plan.confidence:.0%}"
     ends = [format_duration(max(hours, 0.0) * 3600) for hours in (plan.end_hours.low, plan.end_hours.high)]
+    cost = f"In all it costs ${plan.cost.mid:,.2f}, between ${plan.cost.low:,.2f} and ${plan.cost.high:,.2f} ({level})."
     said = [
         f"{plan.ended} of {plan.evaluations} evaluations have ended; the forecast rests on them.",
-        f"In all it costs ${plan.cost.mid:,.2f}, between ${plan.cost.low:,.2f} and ${plan.cost.high:,.2f} ({level}).",
+        cost if plan.cost.high else "These machines cost nothing.",
+        (
+            f"In all it takes {_hours(plan.hours.mid)} of machine time, between {_hours(plan.hours.low)} and"
+            f" {_hours(plan.hours.high)} ({level})."
+        ),
         f"It ends in {ends[0]} to {ends[1]} ({level}).",
     ]
     if plan.probability_in_time is not None:
