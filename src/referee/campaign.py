@@ -497,3 +497,16 @@ class Campaign:
         if self._further is not None and self._further.machine_type is not None:
             machines = {name: machine for name, machine in machines.items() if name == self._further.machine_type}
         return route(self._challenge, machines, row.submission_kind, demand, last=last, among=among)
+
+
+def for_series(challenge: Challenge, series: queries.SeriesRow) -> Challenge:
+    """The challenge as a series of further runs is made under: its own limits, every file, and mostly every image.
+
+    Only a rejudging lets equal images share one run: it makes official results, and there that is the rule.
+    """
+    changes: dict[str, object] = {"smoke": challenge.smoke.model_copy(update={"items": None})}
+    if series.limits is not None:
+        changes["limits"] = series.limits
+    if series.purpose != "rejudging":
+        changes["duplicates"] = "run_each"
+    return challenge.model_copy(update=changes)

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from referee.campaign import Campaign
+from referee.campaign import Campaign, for_series
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
 from referee.engines import create_engine
@@ -86,7 +86,7 @@ def evaluate(
     """Record the phase, prove this machine, and run a campaign to its end, with progress and orderly interruption.
 
     Args:
-        workspace: the challenge; a series may have another `Limits` in it.
+        workspace: the challenge.
         ledger: its ledger.
         lease: the right to write as the controller.
         phase: the phase.
@@ -104,11 +104,10 @@ def evaluate(
         events.append(proved)
     if events:
         lease.append(events)
-    engine = create_engine(workspace.challenge, workspace.objects, workspace.node)
+    challenge = for_series(workspace.challenge, series) if series else workspace.challenge
+    engine = create_engine(challenge, workspace.objects, workspace.node)
     try:
-        campaign = Campaign(
-            workspace.challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held
-        )
+        campaign = Campaign(challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held)
         with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
             campaign.run(board.refresh)
     finally:
