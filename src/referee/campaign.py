@@ -159,7 +159,8 @@ class Campaign:
             return True
         self._fence()
         status = queries.status(self._ledger, self._phase, series=self._series)
-        if not self._series and status.done == status.total and queries.phases(self._ledger)[self._phase].finished_at is None:
+        unfinished = not self._series and queries.phases(self._ledger)[self._phase].finished_at is None
+        if unfinished and status.done == status.total:
             self._lease.append([CampaignFinished(phase=self._phase)])
         return self._waits() and not self._draining and not self.stopped_because
 
@@ -245,7 +246,9 @@ class Campaign:
 
     def _settle(self) -> None:
         rows = {
-            row.attempt: row for row in queries.open_attempts(self._ledger, self._phase, series=self._series) if row.attempt in self._jobs
+            row.attempt: row
+            for row in queries.open_attempts(self._ledger, self._phase, series=self._series)
+            if row.attempt in self._jobs
         }
         observations = self._engine.observe([self._jobs[name] for name in rows])
         for observation in observations:
@@ -313,7 +316,8 @@ class Campaign:
         candidates = []
         self._copy()
         run_instead = self._run_instead()
-        for evaluation, history in queries.histories(self._ledger, self._phase, series=self._series, undecided=True).items():
+        histories = queries.histories(self._ledger, self._phase, undecided=True, series=self._series)
+        for evaluation, history in histories.items():
             action = decide(history, smoke=self._challenge.smoke.items is not None)
             if isinstance(action, Dispatch):
                 if self._orders.wants(evaluation) and evaluation not in run_instead:
