@@ -135,6 +135,11 @@ class ObjectStore:
         with _explained(f"look for {_checked(key)}", self.location):
             return self._backend.size(key) is not None
 
+    def size(self, key: str) -> int | None:
+        """How many bytes the object under `key` has; None if there is none."""
+        with _explained(f"look for {_checked(key)}", self.location):
+            return self._backend.size(key)
+
     def list(self, prefix: str = "") -> list[str]:
         """The keys in the folder `prefix` and below, in order; `""` lists all."""
         if prefix:

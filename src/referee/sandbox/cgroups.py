@@ -82,13 +82,18 @@ class Usage:
     pids_refused: int
 
 
-def locate(process: Path = Path("/proc/self")) -> CgroupHost:
+def locate(process: Path = Path("/proc/self"), seen_from: Path | None = None) -> CgroupHost:
     """Find this process's place in every mounted hierarchy.
+
+    Args:
+        process: whose place.
+        seen_from: whose mounts are believed, where `process` could have made its own.
 
     Raises:
         UnsafeHostError: if memory, cpu or pids cannot be limited here.
     """
-    mounts = [mount for mount in read_mounts(process / "mountinfo") if mount.kind in {"cgroup", "cgroup2"}]
+    believed = read_mounts((seen_from or process) / "mountinfo")
+    mounts = [mount for mount in believed if mount.kind in {"cgroup", "cgroup2"}]
     hierarchies = []
     for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
         _, names, place = line.split(":", 2)

@@ -18,6 +18,7 @@ from referee.attempts import AttemptSpec
 from referee.errors import ConfigurationError, ConflictError, ObjectStoreError, RefereeError
 from referee.objects import ObjectStore
 from referee.verdicts import Verdict
+from referee.worker.broker import brokered
 from referee.worker.leftovers import clear
 from referee.worker.lock import Holder, boot_id, start_ticks, take_lock, write_holder
 from referee.worker.run import Place, run_attempt
@@ -39,6 +40,7 @@ class Order:
         node_folder: this node's own folder.
         place: what of the machine the worker was given.
         memory_bytes: memory that is set aside for it, for the record.
+        channel: descriptor of a socket to the process that reaches the object store in its place (`broker`).
     """
 
     spec_key: str
@@ -46,6 +48,7 @@ class Order:
     node_folder: Path
     place: Place
     memory_bytes: int = 0
+    channel: int | None = None
 
     @property
     def attempt(self) -> str:
@@ -94,7 +97,7 @@ def _attempt(order: Order) -> int:
     stopping = Stopping()
     stopping.listen()
     try:
-        objects = ObjectStore(order.objects)
+        objects = _objects(order)
         spec = AttemptSpec.model_validate_json(objects.get(order.spec_key, limit_bytes=_SPEC_LIMIT_BYTES))
         if spec.attempt != order.attempt:
             raise ConfigurationError(
@@ -108,6 +111,10 @@ def _attempt(order: Order) -> int:
         print(f"{order.attempt}: {error}", file=sys.stderr)
         return error.exit_code
     return ANOTHERS if result.verdict is Verdict.DUPLICATE else PUBLISHED
+
+
+def _objects(order: Order) -> ObjectStore:
+    return ObjectStore(order.objects) if order.channel is None else brokered(socket.socket(fileno=order.channel))
 
 
 def _parse(arguments: Sequence[str] | None) -> Order:

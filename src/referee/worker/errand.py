@@ -1,0 +1,112 @@
+"""A job's own process, the user's: it asks the node's warden for a worker, and reaches the object store for it.
+
+`python -m referee.worker.errand --objects URL --wave NAME --index N --job NAME --node NAME` is all that a job runs. Its
+manifest `waves/NAME/N.json` says which attempt it is; nothing else on the command line tells one child from another.
+
+Exit status: the worker's own (`referee.worker.main`), 69 if there is no worker to be had here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from referee.errors import HostError, RefereeError
+from referee.objects import ObjectStore
+from referee.worker.broker import serve
+from referee.worker.warden import SOCKET
+
+NOT_TO_BE_HAD = 69  # sysexits.h, EX_UNAVAILABLE
+
+_ANSWER_BYTES = 64 << 10
+
+
+def manifest_key(wave: str, index: int) -> str:
+    """Where the manifest of a wave's child lies in the object store. `wave` cannot be guessed."""
+    return f"waves/{wave}/{index}.json"
+
+
+def manifest(attempt: str) -> bytes:
+    """What it holds."""
+    return json.dumps({"attempt": attempt}).encode()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the errand that the command line describes; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m referee.worker.errand")
+    parser.add_argument("--objects", required=True)
+    parser.add_argument("--wave", required=True)
+    parser.add_argument("--index", required=True, type=int)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--socket", type=Path, default=SOCKET)
+    parser.add_argument("--gpus", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        objects = ObjectStore(given.objects)
+        attempt = json.loads(objects.get(manifest_key(given.wave, given.index)))["attempt"]
+        request = {"attempt": attempt, "job": given.job, "node": given.node, "gpus": _gpus() if given.gpus else []}
+        return _run(request, objects, given.socket)
+    except RefereeError as error:
+        print(error, file=sys.stderr)
+        return NOT_TO_BE_HAD
+
+
+def _run(request: dict[str, object], objects: ObjectStore, place: Path) -> int:
+    channel, workers_end = socket.socketpair()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as warden, channel:
+        try:
+            warden.connect(str(place))
+        except OSError as error:
+            raise HostError(
+                f"No warden answers at {place} on this node: {error.strerror}.",
+                hint="An administrator installs it: see docs/slurm.md.",
+            ) from error
+        signal.signal(signal.SIGTERM, lambda _number, _frame: _stop(warden))
+        server = threading.Thread(target=serve, args=(channel, objects), daemon=True)
+        server.start()
+        with workers_end:
+            socket.send_fds(warden, [json.dumps(request).encode()], [workers_end.fileno()])
+        answer = _answer(warden)
+        if answer is None:
+            server.join()  # the warden is being replaced; its worker goes on for as long as it holds its end
+            return 0
+    if "refused" in answer:
+        raise HostError(f"The warden refused: {answer['refused']}")
+    if answer.get("words"):
+        print(answer["words"], file=sys.stderr)
+    return int(str(answer["ended"]))
+
+
+def _answer(warden: socket.socket) -> dict[str, object] | None:
+    with contextlib.suppress(OSError, ValueError):
+        answer = json.loads(warden.recv(_ANSWER_BYTES))
+        return answer if isinstance(answer, dict) else None
+    return None
+
+
+def _stop(warden: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        warden.send(b"stop")
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this job: where jobs are confined to theirs, the driver's tool sees no others."""
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostError(f"The job's GPUs cannot be listed: {error}.", hint="Is nvidia-smi installed here?") from error
+    return answer.split()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
