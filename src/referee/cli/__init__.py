@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from referee.cli import campaigns, challenges, ledgers, participants, scores, submissions, views
+from referee.cli import campaigns, challenges, ledgers, participants, rulings, scores, submissions, views
 from referee.cli.app import app, main
 
-__all__ = ["app", "campaigns", "challenges", "ledgers", "main", "participants", "scores", "submissions", "views"]
+__all__ = [
+    "app",
+    "campaigns",
+    "challenges",
+    "ledgers",
+    "main",
+    "participants",
+    "rulings",
+    "scores",
+    "submissions",
+    "views",
+]

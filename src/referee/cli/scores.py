@@ -12,6 +12,7 @@ from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, Unblind, app
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
+from referee.rulings import PAST
 from referee.scoring.leaderboard import Leaderboard, unblinded
 from referee.scoring.score import Scoring
 from referee.scoring.standings import Standings
@@ -205,8 +206,7 @@ def report(
 
 def _named(ledger: Ledger, board: Leaderboard, command: str) -> Leaderboard:
     ledger.append([IdentitiesUnblinded(command=f"{command} --phase {board.phase} --unblind")])
-    everyone = [row.submission for row in board.rows] + [left.submission for left in board.unscored]
-    names = queries.names(ledger, everyone)
+    names = queries.names(ledger, board.submissions)
     return unblinded(board, {blind: (who.submission_name, who.team_name) for blind, who in names.items()})
 
 
@@ -241,6 +241,21 @@ def _print_board(board: Leaderboard) -> None:
             [
                 (f"{u.submission} ({u.name})" if u.name else u.submission, u.team, u.verdict or "", u.blame, u.reason)
                 for u in board.unscored
+            ],
+        )
+    if board.ruled:
+        screen.say()
+        screen.print_table(
+            ["taken off the board", "team", "ruling", f"{board.metric}>", "reason"],
+            [
+                (
+                    f"{r.submission} ({r.name})" if r.name else r.submission,
+                    r.team,
+                    PAST[r.ruling],
+                    "" if r.score is None else f"{r.score:.5f}",
+                    screen.inert(r.reason),
+                )
+                for r in board.ruled
             ],
         )
     if not board.complete:

@@ -113,7 +113,8 @@ def report_data(
     """
     mine = [row for row in evaluations if row.phase == board.phase]
     names = {row.evaluation for row in mine}
-    tried = [row for row in attempts if row.evaluation in names]
+    rested_on = {row.attempt for row in mine}  # after a rejudging, a further run's
+    tried = [row for row in attempts if row.evaluation in names or row.attempt in rested_on]
     return ReportData(
         title=challenge.title or challenge.name,
         phase=board.phase,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from referee import __version__
 from referee.report.data import ReportData, Run
+from referee.rulings import PAST
 from referee.scoring.leaderboard import Leaderboard, Row
 from referee.units import format_duration, format_size
 
@@ -67,6 +68,7 @@ def render_report(data: ReportData) -> str:
             runtime=_summary(data.runs),
             version=__version__,
             blame_words=_BLAME_WORDS,
+            past=PAST,
         )
     )
 

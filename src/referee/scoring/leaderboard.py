@@ -122,6 +122,12 @@ class Leaderboard:
     complete: bool
     ruled: tuple[Ruled, ...] = ()
 
+    @property
+    def submissions(self) -> tuple[str, ...]:
+        """Every submission that the board names, ranked or not."""
+        entries: tuple[Row | Unscored | Ruled, ...] = (*self.rows, *self.unscored, *self.ruled)
+        return tuple(entry.submission for entry in entries)
+
     def to_json(self) -> str:
         """The board as JSON. `phase`, `metric`, `rows` and `unscored` with their first keys are stable for scripts."""
         return json.dumps(self._document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
