@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attacks import Attack
+from attacks import Attack, overhead
 from decoys import Decoys
-from guard import Guard, host_settings
+from guard import Guard, host_settings, terminals
 from images import base_layer, hostile_layer, image_layout
 
 from referee.attempts import AttemptResult, AttemptSpec
@@ -28,6 +28,7 @@ from referee.errors import ImageError
 from referee.images.store import ImageStore
 from referee.objects import ObjectMissingError, ObjectStore
 from referee.phases import PhaseData, PhaseFile, file_list_digest
+from referee.sandbox import kernel
 from referee.worker.lock import take_lock, write_holder
 from referee.worker.main import Order, holder, run_worker
 from referee.worker.publishing import LOG, PREDICTIONS, RESULT, result_key
@@ -37,6 +38,8 @@ from referee.worker.supervise import hold_back_sigterm
 FILES = {"a.mp4": b"A" * 1000, "b.mp4": b"B" * 2000, "deeper/c.mp4": b"C" * 10}
 _WORKER_SECONDS = 90.0
 _READY_SECONDS = 20.0
+_NEW_IPC = 0x08000000  # linux/sched.h
+_TERMINALS = 100  # more than whoever works on the machine opens meanwhile
 DECOY_LABELS = Path(tempfile.gettempdir(), "hostile-decoy-labels.csv")
 SHARED = tuple(Path(tempfile.gettempdir(), f"hostile-{name}") for name in ("shared-shm", "kept-scratch", "kept-root"))
 Patch = Callable[[], None]
@@ -52,6 +55,7 @@ class Ran:
     spec: AttemptSpec
     stored: tuple[str, ...]
     left: tuple[str, ...]
+    seen: tuple[str, ...]
     errors: str
     seconds: float
 
@@ -65,10 +69,11 @@ class Running:
     guard: Guard
     errors: Path
     began: float
+    terminals: int
 
 
 class Arena:
-    """Everything that attacks are run with. It moves this process into a network namespace of its own."""
+    """Everything that attacks are run with. It moves this process into network and IPC namespaces of its own."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hostile-"))
@@ -94,7 +99,11 @@ class Arena:
         return PhaseData(location=place, digest=file_list_digest(tuple(files)), files=tuple(files))
 
     def lay_out(self) -> None:
-        """The challenge's files as they should be: also after an attack without a defence has changed them."""
+        """The challenge's files as they should be: also after an attack without a defence has changed them.
+
+        A new IPC namespace, too: a queue that an attack left would be in the way of the next, and on the machine.
+        """
+        kernel.unshare(_NEW_IPC)
         challenge = self.folder / "challenge"
         shutil.rmtree(challenge, ignore_errors=True)
         for name, content in FILES.items():
@@ -161,7 +170,7 @@ class Arena:
         made = AttemptSpec(
             attempt=f"{blind}.private_test.1", evaluation=f"{blind}.private_test", campaign="c", submission=blind,
             phase="private_test", image=image, phase_data_key=self._phase_key, items=attack.items,
-            result_key=secrets.token_hex(16), private=True, contract=attack.contract(contract, role),
+            result_key=secrets.token_hex(16), private=True, contract=attack.contract(contract, role, level),
             limits=attack.allowed(), predictions=PredictionFormat(), level=level,
         )  # fmt: skip
         self.objects.put_once(f"specs/{made.attempt}.json", made.model_dump_json().encode())
@@ -171,7 +180,7 @@ class Arena:
         """Start a worker as the launcher does: a fork of this process, in a guard of its own."""
         order = Order(f"specs/{spec.attempt}.json", self.objects.location, self.node, Place("hostile", "hostile/1"))
         errors = self.folder / f"errors-{spec.attempt}"
-        guard, lock = Guard(), take_lock(self.node, spec.attempt)
+        guard, lock = Guard(overhead(spec.level).pids), take_lock(self.node, spec.attempt)
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -189,7 +198,7 @@ class Arena:
                 os._exit(status & 0xFF)
         write_holder(lock, holder(order, child))
         os.close(lock)
-        return Running(spec, child, guard, errors, time.monotonic())
+        return Running(spec, child, guard, errors, time.monotonic(), terminals())
 
     def log_so_far(self, running: Running) -> str:
         """What the container has written until now, as the worker keeps it."""
@@ -203,6 +212,7 @@ class Arena:
         while time.monotonic() < deadline and "ready" not in self.log_so_far(running):
             if os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
+            running.guard.look()
             time.sleep(0.01)
 
     def finish(self, running: Running, seconds: float = _WORKER_SECONDS) -> Ran:
@@ -213,9 +223,15 @@ class Arena:
                 os.kill(running.pid, signal.SIGKILL)
                 os.waitpid(running.pid, 0)
                 break
+            running.guard.look()
             time.sleep(0.005)
         took = time.monotonic() - running.began
         left = running.guard.left() + self._left_on_the_node(running.spec)
+        seen = []
+        if running.guard.least_nice < os.getpriority(os.PRIO_PROCESS, 0):
+            seen.append(f"a process raised its priority to {running.guard.least_nice}")
+        if running.guard.most_terminals > running.terminals + _TERMINALS:
+            seen.append(f"{running.guard.most_terminals} terminals of the machine were open")
         running.guard.close()
         errors = running.errors.read_text(errors="replace") if running.errors.exists() else ""
         running.errors.unlink(missing_ok=True)
@@ -225,7 +241,7 @@ class Arena:
         return Ran(
             AttemptResult.model_validate_json(content) if content else None,
             (self._object(spec, LOG) or b"").decode(errors="replace"), self._object(spec, PREDICTIONS), spec, stored,
-            tuple(left), errors, took,
+            tuple(left), tuple(seen), errors, took,
         )  # fmt: skip
 
     def _object(self, spec: AttemptSpec, name: str) -> bytes | None:

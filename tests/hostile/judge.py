@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass, field
 
 from arena import Arena, Patch, Ran
-from attacks import Attack
+from attacks import Attack, overhead
 
 # Until the last process is dead; a loaded machine schedules late.
 _LATE_SECONDS = 0.5
 _NEIGHBOUR_RATIO = 2.5
 _TRIES = 3
+# A process that the kernel is killing may go some pages above the limit (cgroup-v1/memory.rst, try_charge_memcg).
+_ABOVE_BYTES = 64 * 4096
 _BROKEN = re.compile(r"verdict (sandbox_failed|data_unavailable|image_unavailable|cannot_start)|runc run failed")
 
 
@@ -102,7 +104,7 @@ def judge(arena: Arena, attack: Attack, ran: Ran) -> list[str]:
     result = ran.result
     if result is None:
         return [f"no result was published: {ran.errors[-300:]}", *(f"left behind: {thing}" for thing in ran.left)]
-    problems = [f"left behind: {thing}" for thing in ran.left]
+    problems = [f"left behind: {thing}" for thing in ran.left] + list(ran.seen)
     role = ran.spec.contract.environment["ROLE"]
     log, allowed = ran.log, ran.spec.limits
     if role == "attack":
@@ -141,8 +143,9 @@ def _measured(attack: Attack | None, ran: Ran) -> list[str]:
     seen, limits = ran.result.measurements, ran.spec.limits
     if seen is None:
         return []
+    memory = limits.memory + overhead(ran.spec.level).memory_bytes + _ABOVE_BYTES
     most: dict[str, float] = {
-        "peak_memory_bytes": limits.memory, "pids_peak": limits.pids, "output_bytes": limits.output,
+        "peak_memory_bytes": memory, "pids_peak": limits.pids, "output_bytes": limits.output,
         "output_files": limits.output_files, "wall_seconds": limits.wall_time.total_seconds() + _LATE_SECONDS,
         "cpu_seconds": 0.3 + 1.5 * limits.cpus * seen.wall_seconds, **(attack.at_most if attack else {}),
     }  # fmt: skip

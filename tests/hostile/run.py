@@ -39,17 +39,30 @@ def why_not(arena: Arena, level: str) -> str:
 
 def run_level(arena: Arena, attacks: list[Attack], level: str, say: Say) -> list[Finding]:
     """Run every attack that claims to be stopped at this level."""
-    findings = []
-    for attack in attacks:
-        if level not in attack.levels:
-            continue
+    findings: list[Finding] = []
+    claimed = [expected for attack in attacks if (expected := attack.at(level)) is not None]
+    progress = Progress(len(claimed))
+    for attack in claimed:
         finding = run_attack(arena, attack, level)
         findings.append(finding)
         word = "held" if not finding.problems else "ESCAPED"
-        say(f"{level:6}  {word:8}{attack.name:44}{finding.seconds:6.2f} s  {finding.note}")
+        say(f"{level:6}  {progress.step()}  {word:8}{attack.name:44}{finding.seconds:6.2f} s  {finding.note}")
         for problem in finding.problems:
             say(f"          {problem}")
     return findings
+
+
+class Progress:
+    """How far a run has come, and how long the rest will take at the pace so far."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def step(self) -> str:
+        """Such as ` 12/120, 1:30 left`."""
+        self._done += 1
+        left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        return f"{self._done:3}/{self._total}, {int(left) // 60}:{int(left) % 60:02} left"
 
 
 def summary(findings: list[Finding], level: str) -> str:
@@ -67,8 +80,9 @@ def summary(findings: list[Finding], level: str) -> str:
 def run_mutations(arena: Arena, attacks: list[Attack], level: str, names: list[str], say: Say) -> tuple[int, int]:
     """Switch each defence off in turn; returns how many there are, and how many were noticed by an attack."""
     noticed = 0
+    progress = Progress(len(names))
     for name in names:
-        concerned = [attack for attack in attacks if name in attack.defended_by and level in attack.levels]
+        concerned = [attack for attack in attacks if name in attack.defended_by and attack.at(level)]
         findings = []
         for attack in concerned:
             findings.append(run_attack(arena, attack, level, DEFENCES[name]))
@@ -76,13 +90,24 @@ def run_mutations(arena: Arena, attacks: list[Attack], level: str, names: list[s
         by = [finding.attack.name for finding in findings if finding.noticed]
         other = [finding.attack.name for finding in findings if not finding.noticed]
         noticed += bool(by)
-        say(f"{'noticed' if by else 'UNSEEN':8}without {name}: {', '.join(by) or 'nobody noticed'}")
+        word = "noticed" if by else "UNSEEN"
+        say(f"{progress.step()}  {word:8}without {name}: {', '.join(by) or 'nobody noticed'}")
         for finding in findings:
             if finding.problems:
                 say(f"          {finding.attack.name}: {finding.problems[0][:160]}")
         if other:
             say(f"          did not notice: {', '.join(other)}")
     return len(names), noticed
+
+
+def differences(attacks: list[Attack]) -> str:
+    """Every attack that ends otherwise at `gvisor`, or is not claimed there, as a table for docs/security.md."""
+    rows = ["| attack | at `gvisor` |", "|---|---|"]
+    for attack in attacks:
+        if attack.gvisor:
+            word = "" if attack.gvisor.get("claimed", True) else "Not claimed. "
+            rows.append(f"| `{attack.name}` | {word}{attack.gvisor['why']} |")
+    return "\n".join(rows) + "\n"
 
 
 def main() -> int:
@@ -92,12 +117,17 @@ def main() -> int:
     parser.add_argument("--level", choices=LEVELS, action="append", help="run at this level only")
     parser.add_argument("--mutations", action="store_true", help="switch each defence off in turn")
     parser.add_argument("--without", choices=sorted(DEFENCES), action="append", help="switch off only this defence")
+    parser.add_argument("--differences", action="store_true", help="print what differs at gvisor, and run nothing")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     given = parser.parse_args()
     attacks = load_attacks(tuple(given.names))
     unknown = {name for attack in attacks for name in attack.defended_by} - set(DEFENCES)
     if unknown:
         parser.error(f"no such defences: {sorted(unknown)}")
+
+    if given.differences:
+        print(differences(attacks), end="")
+        return 0
 
     def say(line: str) -> None:
         print(line, flush=True)

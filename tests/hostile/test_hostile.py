@@ -1,8 +1,12 @@
-"""Every attack once at the level `runc`, in a process of its own: it moves into a network namespace of its own."""
+"""Every attack once at the level `runc`, and those that end otherwise at `gvisor` there too (`make hostile`: all).
+
+In a process of their own, which moves into a network namespace of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,14 +16,19 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = sorted(place.parent.name for place in HERE.glob("*/attack.toml"))
+DIFFERENT = [name for name in NAMES if "gvisor" in tomllib.loads((HERE / name / "attack.toml").read_text())]
 
 pytestmark = pytest.mark.containers
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return run(tmp_path_factory, "runc")
+
+
+def run(tmp_path_factory: pytest.TempPathFactory, level: str, *names: str) -> dict[str, list[str]]:
     report = tmp_path_factory.mktemp("hostile") / "found.json"
-    command = [sys.executable, str(HERE / "run.py"), "--level", "runc", "--json", str(report)]
+    command = [sys.executable, str(HERE / "run.py"), *names, "--level", level, "--json", str(report)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert report.exists(), done.stdout[-2000:] + done.stderr[-2000:]
     return {each["name"]: each["problems"] for each in json.loads(report.read_text(encoding="utf-8"))}
@@ -30,6 +39,31 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_attack_holds(found: dict[str, list[str]], name: str) -> None:
     assert found[name] == []
+
+
+@pytest.fixture(scope="module")
+def found_at_gvisor(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return run(tmp_path_factory, "gvisor", *DIFFERENT)
+
+
+@pytest.mark.skipif(shutil.which("runsc") is None, reason="runsc (gVisor) is not installed")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_an_attack_that_ends_otherwise_at_gvisor_holds_there(found_at_gvisor: dict[str, list[str]], name: str) -> None:
+    assert found_at_gvisor[name] == []
+
+
+def test_what_an_attack_expects_at_gvisor_has_its_reason_in_the_documentation() -> None:
+    said = subprocess.run(
+        [sys.executable, str(HERE / "run.py"), "--differences"], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.count("\n") == len(DIFFERENT) + 2
+    assert said in (HERE.parents[1] / "docs/security.md").read_text(encoding="utf-8")
+
+
+def test_only_an_attack_that_says_why_may_be_answered_by_the_sentry() -> None:
+    programs = [place for place in HERE.glob("*/*.py") if "escaped_at_runc" in place.read_text(encoding="utf-8")]
+    assert {place.parent.name for place in programs} - {"inside"} <= set(DIFFERENT)
 
 
 def test_there_are_attacks_for_every_row_of_the_catalogue_that_a_container_can_try() -> None:

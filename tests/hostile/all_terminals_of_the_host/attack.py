@@ -1,6 +1,7 @@
 import os
+import time
 
-from hostile import escaped, say
+from hostile import escaped_at_runc, say
 
 taken = 0
 try:
@@ -11,4 +12,5 @@ except OSError as error:
     say(error)
 say("took", taken)
 if taken >= 200:
-    escaped("a terminal for everyone of", taken)
+    escaped_at_runc("a terminal for everyone of", taken)
+time.sleep(0.3)  # long enough to be seen from outside

@@ -1,7 +1,8 @@
 import os
 import resource
+import time
 
-from hostile import escaped, say
+from hostile import LEVEL, escaped, escaped_at_runc, say
 
 for line in open("/proc/self/status"):
     if line.startswith("Cap") and int(line.split()[1], 16):
@@ -16,7 +17,10 @@ for name, act in {
 }.items():
     try:
         act()
-        escaped(name)
+        # From outside one sees whether a process of the host was raised.
+        (escaped_at_runc if name == "nice" else escaped)(name)
     except (OSError, ValueError) as error:
         say(name, error)
+if LEVEL == "gvisor":
+    time.sleep(0.3)  # long enough to be seen from outside
 say("tried")

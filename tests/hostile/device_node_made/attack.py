@@ -1,7 +1,7 @@
 import os
 import stat
 
-from hostile import escaped, say
+from hostile import escaped, escaped_at_runc, say
 
 for kind, device in (
     (stat.S_IFCHR, os.makedev(1, 5)),
@@ -12,7 +12,8 @@ for kind, device in (
         try:
             os.mknod(f"{folder}/node-{kind}-{device}", kind | 0o666, device)
             descriptor = os.open(f"{folder}/node-{kind}-{device}", os.O_RDONLY)
-            escaped(os.read(descriptor, 1))
+            # gVisor has one device of this number: its own source of zeros.
+            (escaped_at_runc if device == os.makedev(1, 5) else escaped)(os.read(descriptor, 1))
         except OSError as error:
             say(error.errno)
 say("tried")

@@ -1,6 +1,6 @@
 import socket
 
-from hostile import escaped, say
+from hostile import escaped, escaped_at_runc, say
 
 opened = set()
 for family in range(46):
@@ -10,8 +10,10 @@ for family in range(46):
             opened.add(family)
         except OSError:
             continue
-if opened - {1, 2, 10}:
-    escaped("families", sorted(opened - {1, 2, 10}))
+if 16 in opened:
+    escaped_at_runc("netlink")
+if opened - {1, 2, 10, 16}:
+    escaped("families", sorted(opened - {1, 2, 10, 16}))
 for family in (16, 17, 38):
     try:
         socket.socketpair(family, socket.SOCK_STREAM)

@@ -1,2 +1,2 @@
-dd if=/dev/zero of=/dev/null bs=200M count=1
+dd if=/dev/zero of=/dev/null bs=$((200 + EXTRA_MIB))M count=1
 exit 0

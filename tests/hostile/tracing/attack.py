@@ -4,7 +4,7 @@ import signal
 import struct
 import time
 
-from hostile import escaped, raw, say
+from hostile import escaped, escaped_at_runc, raw, say
 
 child = os.fork()
 if child == 0:
@@ -13,7 +13,7 @@ if child == 0:
 for name, arguments in (("attach", (16, child, 0, 0)), ("seize", (0x4206, child, 0, 0))):
     result, error = raw("ptrace", *arguments)
     if not error:
-        escaped("ptrace", name)
+        escaped_at_runc("ptrace", name)
     say(name, error)
 buffer = ctypes.create_string_buffer(8)
 vector = ctypes.create_string_buffer(struct.pack("QQ", ctypes.addressof(buffer), 8), 16)
