@@ -41,6 +41,7 @@ class Order:
         place: what of the machine the worker was given.
         memory_bytes: memory that is set aside for it, for the record.
         channel: descriptor of a socket to the process that reaches the object store in its place (`broker`).
+        manifest: where else the specification lies, for a worker that may read only what its job was told the key of.
     """
 
     spec_key: str
@@ -49,6 +50,7 @@ class Order:
     place: Place
     memory_bytes: int = 0
     channel: int | None = None
+    manifest: str | None = None
 
     @property
     def attempt(self) -> str:
@@ -98,10 +100,11 @@ def _attempt(order: Order) -> int:
     stopping.listen()
     try:
         objects = _objects(order)
-        spec = AttemptSpec.model_validate_json(objects.get(order.spec_key, limit_bytes=_SPEC_LIMIT_BYTES))
+        key = order.manifest or order.spec_key
+        spec = AttemptSpec.model_validate_json(objects.get(key, limit_bytes=_SPEC_LIMIT_BYTES))
         if spec.attempt != order.attempt:
             raise ConfigurationError(
-                f"The specification {order.spec_key} is that of {spec.attempt}.", hint="Its key must bear its name."
+                f"The specification {key} is that of {spec.attempt}.", hint="Its key must bear its name."
             )
         result = run_attempt(spec, objects, order.node_folder, order.place, stopping)
     except ObjectStoreError as error:
@@ -128,12 +131,18 @@ def _parse(arguments: Sequence[str] | None) -> Order:
     parser.add_argument("--cpus", default="", help="processors to keep to, such as 0,1")
     parser.add_argument("--gpu", action="append", default=[], help="UUID of a GPU to give to the sandbox")
     parser.add_argument("--cache-bytes", type=int, default=None, help="the most that unpacked images may take")
+    parser.add_argument("--node-name", default=None, help="what this machine is called in claims and results")
+    parser.add_argument("--manifest", default=None, help="another key under which the specification lies")
+    parser.add_argument(
+        "--travelled", action="store_true", help="take images and data from the object store, not from this machine"
+    )
     given = parser.parse_args(arguments)
     place = Place(
-        node=socket.gethostname(),
+        node=given.node_name or socket.gethostname(),
         job=given.job,
         cpus=tuple(int(cpu) for cpu in given.cpus.split(",") if cpu),
         gpus=tuple(given.gpu),
         cache_bytes=given.cache_bytes,
+        travelled=given.travelled,
     )
-    return Order(given.spec_key, given.objects, given.node.absolute(), place)
+    return Order(given.spec_key, given.objects, given.node.absolute(), place, manifest=given.manifest)
