@@ -1,0 +1,15 @@
+"""What is to be expected of a campaign: the planner's words for what the ledger holds, and the other way round.
+
+| module | noun |
+|---|---|
+| `fleet` | the machine types that a challenge's engine has, as the planner's catalogue |
+| `history` | the ledger's attempts as the planner's groups |
+| `drawing` | the pilot of a phase, drawn and resumed |
+| `lessons` | what the attempts so far have taught: start-up, time for an item, memory, failures, speeds |
+| `execution` | the confirmed plan as the controller's orders |
+| `outlook` | the forecast as it stands, with what endangers deadline and budget |
+| `watch` | when to look again while a campaign runs, and what of it the ledger keeps |
+| `hindsight` | what was forecast beside what came |
+
+`planning` knows no ledger and the ledger no planner; this room knows both.
+"""

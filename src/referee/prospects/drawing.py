@@ -1,0 +1,73 @@
+"""The pilot of a phase: drawn at random from every kind, recorded, and taken up again where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from referee.challenge import Challenge, MachineType
+from referee.errors import ConfigurationError
+from referee.ledger import Ledger, PilotDrawn, queries
+from referee.orders import Orders, most_usd, originals
+from referee.planning.money import dollars
+from referee.planning.pilot import allocate, draw_in_bands
+from referee.routing import lacks
+
+
+def drawn(ledger: Ledger, phase: str) -> PilotDrawn | None:
+    """The phase's pilot, as it was last drawn."""
+    found = [recorded.event for recorded in ledger.events(PilotDrawn)]
+    mine = [event for event in found if isinstance(event, PilotDrawn) and event.phase == phase]
+    return mine[-1] if mine else None
+
+
+def candidates(challenge: Challenge, ledger: Ledger, phase: str) -> dict[str, dict[str, float | None]]:
+    """Whom a pilot is drawn from: by kind, the evaluations that were not started, with recorded public runtimes.
+
+    Of equal images only the one that is run, where the challenge runs them once.
+    """
+    started = {row.evaluation for row in queries.evaluations(ledger, phase) if row.attempts or row.verdict}
+    submissions = {row.submission: row for row in queries.submissions(ledger)}
+    first = originals(queries.evaluations(ledger, phase)) if challenge.duplicates == "run_once" else {}
+    found: dict[str, dict[str, float | None]] = {}
+    for row in queries.evaluations(ledger, phase):
+        if row.evaluation not in started and first.get(row.evaluation, row.evaluation) == row.evaluation:
+            public = submissions[row.submission].public_runtime_seconds
+            found.setdefault(row.submission_kind, {})[row.evaluation] = public
+    return found
+
+
+def draw(strata: Mapping[str, Mapping[str, float | None]], count: int, seed: int) -> tuple[str, ...]:
+    """`count` evaluations: each kind its share, drawn from bands of public runtimes where these are known.
+
+    Raises:
+        ConfigurationError: if there are not that many that were not started.
+    """
+    there = sum(len(members) for members in strata.values())
+    if count > there:
+        raise ConfigurationError(
+            f"A pilot of {count} more is not possible: {there} evaluations were not started yet.",
+            hint="Plan with what has run, or choose fewer.",
+        )
+    wanted = allocate({kind: len(members) for kind, members in strata.items()}, count)
+    return tuple(name for kind in sorted(strata) for name in draw_in_bands(strata[kind], wanted[kind], seed))
+
+
+def most_that_it_costs(challenge: Challenge, machines: Mapping[str, MachineType], count: int) -> Decimal:
+    """If every one of them ran to its limit on the dearest machine type that it may be given."""
+    limit = challenge.limits.wall_time
+    return dollars(float(count * max((most_usd(m, limit, 1 / m.speed) for m in machines.values()), default=Decimal(0))))
+
+
+def pilot_orders(
+    challenge: Challenge, machines: Mapping[str, MachineType], pilot: Sequence[str], kinds: Mapping[str, str]
+) -> Orders:
+    """Run these only, spread over all machine types that fit, so that the speed of each is learned."""
+    shares: dict[str, dict[str, int]] = {}
+    for kind in sorted(set(kinds.values())):
+        gpus = challenge.limits.gpus if kind == "gpu" else 0
+        fitting = [name for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus)]
+        number = sum(kinds[name] == kind for name in pilot)
+        if len(fitting) > 1 and number:
+            shares[kind] = {name: -(-number // len(fitting)) for name in sorted(fitting)}
+    return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget)

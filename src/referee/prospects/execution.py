@@ -1,0 +1,87 @@
+"""From the plan that the operator confirmed to the controller's orders, and what has to be confirmed at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from referee.challenge import Challenge, MachineType
+from referee.errors import ConfigurationError
+from referee.ledger import Ledger, PlanConfirmed
+from referee.orders import Orders
+from referee.planning.plan import Plan, parse_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A plan that the operator confirmed, and when."""
+
+    plan: Plan
+    at: datetime
+
+
+def confirmed_plans(ledger: Ledger, phase: str) -> tuple[Confirmed, ...]:
+    """The plans that were ever confirmed for a phase, the newest last."""
+    return tuple(
+        Confirmed(parse_plan(recorded.event.content, "The recorded plan"), recorded.time)
+        for recorded in ledger.events(PlanConfirmed)
+        if isinstance(recorded.event, PlanConfirmed) and recorded.event.phase == phase
+    )
+
+
+def confirmation(plan: Plan) -> PlanConfirmed:
+    """The event that says that the operator confirmed it."""
+    content = plan.model_dump_json()
+    return PlanConfirmed(
+        phase=plan.phase, digest="sha256:" + hashlib.sha256(content.encode()).hexdigest(), content=content
+    )
+
+
+def is_paid(machines: Mapping[str, MachineType]) -> bool:
+    """Whether anything costs money on these machines."""
+    return any(machine.price > 0 for machine in machines.values())
+
+
+def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, MachineType]) -> None:
+    """Refuse a plan that is not for this challenge and phase, or that the engine cannot execute.
+
+    Raises:
+        ConfigurationError: with what does not fit.
+    """
+    again = "Make it anew with `referee plan`."
+    if (plan.challenge, plan.phase) != (challenge.name, phase):
+        raise ConfigurationError(
+            f"The plan is for the phase {plan.phase!r} of {plan.challenge!r}, not for {phase!r} of {challenge.name!r}.",
+            hint=again,
+        )
+    for pool in plan.pools:
+        if pool.machine_type not in machines:
+            raise ConfigurationError(
+                f"The plan wants {pool.machine_type}, which the engine {challenge.engine.name!r} does not have.",
+                hint=f"It has: {', '.join(machines)}. Plan without --machine, or choose another engine.",
+            )
+        if pool.market == "spot":
+            raise ConfigurationError(
+                f"The plan wants spot capacity of {pool.machine_type}, which the engine {challenge.engine.name!r} does"
+                " not rent.",
+                hint="Plan without --spot.",
+            )
+        if pool.usd_per_hour < machines[pool.machine_type].price:
+            raise ConfigurationError(
+                f"{pool.machine_type} costs ${machines[pool.machine_type].price} an hour now, and ${pool.usd_per_hour}"
+                " in the plan.",
+                hint=again,
+            )
+
+
+def orders_of(confirmed: Confirmed, challenge: Challenge) -> Orders:
+    """What the controller is to do under a confirmed plan."""
+    plan = confirmed.plan
+    return Orders(
+        shares=plan.assignment,
+        machines={pool.machine_type: pool.machines for pool in plan.pools},
+        since=confirmed.at,
+        budget_usd=plan.budget if plan.budget is not None else challenge.budget,
+    )

@@ -1,0 +1,67 @@
+"""The machine types that a challenge's attempts can run on, as the planner's catalogue; no engine is started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from referee.challenge import Challenge, MachineType
+from referee.engines.hardware import this_machine
+from referee.engines.slots import Needs, Slots
+from referee.errors import ConfigurationError
+from referee.planning.catalogue import Catalogue, own_offers, shipped_catalogue
+
+
+def machine_types(challenge: Challenge) -> dict[str, MachineType]:
+    """What the challenge's engine can place attempts on, with how many side by side where that is known.
+
+    The engine `local` has this machine, in as many equal parts as it takes attempts side by side.
+    """
+    if challenge.engine.name != "local":
+        return dict(challenge.machines) or {"local": MachineType(cpus=64, memory=2**40, reference=True, count=1)}
+    hardware = this_machine()
+    needs = Needs(challenge.limits.cpus, challenge.limits.memory)
+    slots = Slots(replace(hardware, others_bytes=0), challenge.engine.slots).room(needs)
+    name = challenge.engine.machine
+    described = challenge.machines.get(name) or MachineType(
+        cpus=len(hardware.cpus),
+        memory=hardware.memory_bytes,
+        gpus=len(hardware.gpus),
+        gpu_memory=max((gpu.memory_bytes for gpu in hardware.gpus), default=0) or 1 if hardware.gpus else None,
+        reference=True,
+        price_source="this machine",
+    )
+    return {name: described.model_copy(update={"count": max(slots, 1)})}
+
+
+def fleet(challenge: Challenge) -> Catalogue:
+    """The catalogue that a plan for the challenge's own engine is made from."""
+    return Catalogue(name=f"engine {challenge.engine.name}", offers=own_offers(machine_types(challenge)))
+
+
+def everything(challenge: Challenge | None, shipped: str) -> Catalogue:
+    """Own machines and partitions first, then the types of a shipped table."""
+    own = machine_types(challenge) | challenge.machines if challenge else {}
+    return shipped_catalogue(shipped).joined(own_offers(own))
+
+
+def chosen(challenge: Challenge, names: Sequence[str], shipped: str) -> Catalogue:
+    """The machine types to plan with: those named, of all tables; without any, those that the engine has.
+
+    Raises:
+        ConfigurationError: if there is no type of that name, or a quota is for a pool that none of them has.
+    """
+    table = everything(challenge, shipped)
+    catalogue = table.only(names) if names else fleet(challenge)
+    _check_quotas(challenge.quotas, table)
+    return catalogue
+
+
+def _check_quotas(quotas: Mapping[str, float], table: Catalogue) -> None:
+    pools = {offer.quota_pool for offer in table.offers.values()} - {None}
+    for pool in quotas:
+        if pool not in pools:
+            raise ConfigurationError(
+                f"[quotas]: no machine type counts against {pool!r}.",
+                hint=f"There are: {', '.join(sorted(str(name) for name in pools))}.",
+            )

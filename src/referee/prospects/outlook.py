@@ -1,0 +1,214 @@
+"""The forecast as it stands: when it ends, what it costs, what endangers deadline and budget, and what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from referee.challenge import Challenge
+from referee.errors import ConfigurationError
+from referee.ledger import Ledger
+from referee.orders import used_shares
+from referee.planning.advice import Advice, advise
+from referee.planning.catalogue import Catalogue
+from referee.planning.drift import Drift, detect_drift
+from referee.planning.forecast import Forecast, Stratum, forecast
+from referee.planning.planner import Group, Wishes, make_plan, strata_of
+from referee.planning.runtime import Runtimes, product_limit
+from referee.planning.tables import BurnUp, burn_up
+from referee.prospects.execution import Confirmed, confirmed_plans
+from referee.prospects.fleet import fleet
+from referee.prospects.history import History, groups, history
+from referee.verdicts import Blame, blame
+
+CONFIDENCE = 0.9
+# Fewer than these say nothing of a change.
+_LEAST_BEFORE, _LEAST_AFTER = 20, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is believed of a phase at a moment.
+
+    Attributes:
+        now: the moment; the forecast's hours of the end count from it.
+        forecast: hours, cost and end.
+        machines: by machine type, how many side by side are reckoned with.
+        deadline, budget: what has to be kept; None: nothing.
+        advice: what is in danger, why, and what is proposed.
+        burn_up: what has ended when, in hours since the first attempt, and the fan of how it goes on.
+        began: when the first attempt was planned.
+    """
+
+    phase: str
+    now: datetime
+    forecast: Forecast
+    machines: Mapping[str, int]
+    deadline: datetime | None
+    budget: Decimal | None
+    confidence: float
+    advice: tuple[Advice, ...]
+    burn_up: BurnUp
+    began: datetime
+
+    @property
+    def ends(self) -> tuple[datetime, datetime, datetime]:
+        """Earliest, middle and latest end."""
+        hours = self.forecast.end_hours
+        low, mid, high = (self.now + timedelta(hours=max(each, 0.0)) for each in (hours.low, hours.mid, hours.high))
+        return low, mid, high
+
+
+def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> Outlook | None:
+    """The outlook on a phase; None as long as too little has ended of some kind, and once everything has."""
+    past = history(challenge, ledger, phase)
+    if past.finished or not past.attempts:
+        return None
+    catalogue = fleet(challenge)
+    seen = groups(challenge, past, catalogue, now)
+    if any(sum(int(runtimes.ended.sum()) for runtimes in group.seen.values()) < 2 for group in seen):
+        return None
+    if any(name not in catalogue.offers for group in seen for name in group.seen):
+        return None
+    confirmed = (confirmed_plans(ledger, phase) or (None,))[-1]
+    drifted = _drift(seen)
+    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, past, confirmed), 0.0), drifted)
+    machines = _machines(strata, catalogue, confirmed)
+    expected = forecast(strata, machines, confidence=CONFIDENCE)
+    deadline, budget, confidence = _wishes(challenge, confirmed)
+    advice = advise(
+        expected,
+        machines,
+        deadline_hours=(deadline - now).total_seconds() / 3600 if deadline else None,
+        budget_usd=float(budget) if budget is not None else None,
+        confidence=confidence,
+        drift=drifted[0] if drifted else None,
+    )
+    began = min(row.planned_at for row in past.attempts)
+    ended = [(row.ended_at - began).total_seconds() / 3600 for row in past.evaluations if row.ended_at is not None]
+    return Outlook(
+        phase,
+        now,
+        expected,
+        machines,
+        deadline,
+        budget,
+        confidence,
+        tuple(
+            _with_proposals(each, challenge, past, seen, catalogue, (deadline, budget, confidence, now))
+            for each in advice
+        ),
+        burn_up(ended, (now - began).total_seconds() / 3600, expected),
+        began,
+    )
+
+
+def _wishes(challenge: Challenge, confirmed: Confirmed | None) -> tuple[datetime | None, Decimal | None, float]:
+    if confirmed is None:
+        return challenge.deadline, challenge.budget, 0.95
+    plan = confirmed.plan
+    start = plan.made_at or confirmed.at
+    deadline = start + timedelta(hours=plan.deadline_hours) if plan.deadline_hours is not None else challenge.deadline
+    return deadline, plan.budget if plan.budget is not None else challenge.budget, plan.confidence
+
+
+def _waiting(seen: Sequence[Group], past: History, confirmed: Confirmed | None) -> dict[str, dict[str, int]]:
+    """For each group, how many of those that wait go to each machine type: as planned, or where most of them ran."""
+    found = {}
+    used = used_shares(past.attempts, past.kinds, confirmed.at if confirmed else None)
+    for group in seen:
+        waiting = group.size - group.started
+        mostly = max(group.seen, key=lambda name: int(group.seen[name].ended.sum()))
+        shares = confirmed.plan.assignment.get(group.name, {}) if confirmed else {}
+        left = {name: max(count - used[group.name, name], 0) for name, count in shares.items()}
+        found[group.name] = _split(waiting, left) if sum(left.values()) else {mostly: waiting}
+    return found
+
+
+def _split(waiting: int, left: Mapping[str, int]) -> dict[str, int]:
+    names = sorted(left, key=lambda name: -left[name])
+    total, given = sum(left.values()), {}
+    for name in names:
+        given[name] = waiting * left[name] // total
+    given[names[0]] += waiting - sum(given.values())
+    return given
+
+
+def _machines(strata: Sequence[Stratum], catalogue: Catalogue, confirmed: Confirmed | None) -> dict[str, int]:
+    planned = {pool.machine_type: pool.machines for pool in confirmed.plan.pools} if confirmed else {}
+    pools = {stratum.pool: int(stratum.ages.size) for stratum in strata}
+    return {
+        name: max(planned.get(name) or catalogue.offer(name).count or running, 1) for name, running in pools.items()
+    }
+
+
+def _drift(seen: Sequence[Group]) -> tuple[Drift, str, Runtimes] | None:
+    """Whether later evaluations of a kind take longer or shorter, which kind, and those that came since."""
+    for group in seen:
+        if len(group.seen) != 1:
+            continue
+        runtimes = next(iter(group.seen.values()))  # in the order of their start
+        first = max(_LEAST_BEFORE, group.size // 10)
+        if runtimes.hours.size < first + _LEAST_AFTER:
+            continue
+        before, after = (
+            Runtimes(runtimes.hours[part], runtimes.ended[part], runtimes.limit_hours)
+            for part in (slice(0, first), slice(first, None))
+        )
+        if int(before.ended.sum()) < _LEAST_BEFORE // 2:
+            continue
+        found = detect_drift(product_limit(before), after, expected=group.size)
+        if found is not None:
+            since = first + found.since
+            late = Runtimes(runtimes.hours[since:], runtimes.ended[since:], runtimes.limit_hours)
+            moved = replace(found, since=since)
+            return moved, group.name, late
+    return None
+
+
+def _after_drift(strata: Sequence[Stratum], drifted: tuple[Drift, str, Runtimes] | None) -> list[Stratum]:
+    """Where runtimes changed, what waits is expected to take as long as those that came since."""
+    if drifted is None or int(drifted[2].ended.sum()) < 2:
+        return list(strata)
+    _, kind, late = drifted
+    found = []
+    for stratum in strata:
+        if stratum.name != kind or not stratum.waiting or not stratum.started:
+            found.append(stratum)
+            continue
+        found.append(replace(stratum, size=stratum.started))
+        found.append(replace(stratum, name=f"{kind} to come", size=stratum.waiting, seen=late, borrowed=True))
+    return found
+
+
+def _with_proposals(
+    advice: Advice,
+    challenge: Challenge,
+    past: History,
+    seen: Sequence[Group],
+    catalogue: Catalogue,
+    wanted: tuple[datetime | None, Decimal | None, float, datetime],
+) -> Advice:
+    """What else would help: planning anew over all machine types, and retries that are not owed."""
+    if advice.danger == "drift":
+        return advice
+    said = [advice.proposal]
+    deadline, budget, confidence, now = wanted
+    if len(catalogue.offers) > 1:
+        wishes = Wishes(deadline - now if deadline and deadline > now else None, budget, confidence, challenge.quotas)
+        try:
+            plan = make_plan(challenge.name, "", seen, catalogue, wishes)
+        except ConfigurationError:
+            pass
+        else:
+            pools = ", ".join(f"{pool.machines} {pool.machine_type}" for pool in plan.pools)
+            said.append(f"A new plan would do it with {pools}, for ${plan.cost.mid:,.2f} in all: `referee plan`.")
+    retried = sum(
+        row.verdict is None and row.last_verdict is not None and blame(row.last_verdict) is Blame.AMBIGUOUS
+        for row in past.evaluations
+    )
+    if retried:
+        said.append(f"Stop {retried} retries of what could not be told: they rarely end otherwise.")
+    return replace(advice, proposal=" ".join(said))
