@@ -109,9 +109,13 @@ def phase_names(challenge: Challenge, phase: str) -> tuple[str, ...]:
 
 def file_list_digest(files: tuple[PhaseFile, ...]) -> str:
     """The digest that names a phase's data: SHA-256 over the canonical JSON of names, sizes and digests."""
+    return "sha256:" + hashlib.sha256(file_list_text(files)).hexdigest()
+
+
+def file_list_text(files: tuple[PhaseFile, ...]) -> bytes:
+    """The text whose digest names a phase's data: a JSON list of [name, size in bytes, SHA-256]."""
     lines = [[file.name, file.size_bytes, file.sha256] for file in files]
-    text = json.dumps(lines, ensure_ascii=True, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(lines, ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def _found(challenge: Challenge, phase: str) -> tuple[Path, list[_Found]]:

@@ -10,13 +10,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from referee.audit import Holdings, SigningKey, published_line, write_bundle
+from referee.audit.anchor import new_anchor
+from referee.audit.manifest import Manifest
 from referee.challenge import Challenge, MetricChoice, load_challenge
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.images.store import ImageStore
-from referee.ledger import ChallengeRecorded, Ledger, PhaseRecorded, RiskAccepted, ScoringFixed, queries
+from referee.ledger import (
+    ChallengeRecorded,
+    IdentitiesUnblinded,
+    Ledger,
+    PhaseRecorded,
+    RiskAccepted,
+    ScoringFixed,
+    queries,
+)
 from referee.ledger.events import Event
 from referee.objects import ObjectStore
-from referee.phases import PhaseData, record_phase
+from referee.phases import PhaseData, file_list_text, record_phase
 from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
 from referee.scoring.boards import board_of, metric_in_force, public_board_of
@@ -282,6 +293,60 @@ class Workspace:
     def public_board(self, ledger: Ledger) -> Leaderboard | None:
         """The board of the last public phase that was scored; None if none was."""
         return public_board_of(self.challenge, ledger)
+
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        """The operator's key; made when it is first needed."""
+        return SigningKey.open(self.state / "signing.key")
+
+    def anchor(self, ledger: Ledger) -> str:
+        """Record challenge, data and labels of every phase as they are now, commit to them, and return the line.
+
+        Raises:
+            ConfigurationError: if the files of a phase are wrong.
+        """
+        for phase in self.challenge.phases:
+            if events := self.record(phase)[1]:
+                ledger.append(events)
+        campaign, recorded = queries.campaign(ledger).campaign, queries.challenge(ledger)
+        phases = queries.phases(ledger)
+        event = new_anchor(
+            self.signing_key,
+            campaign,
+            recorded.digest if recorded else "",
+            {name: phases[name].data_digest for name in self.challenge.phases},
+            {name: phases[name].labels_digest for name in self.challenge.phases},
+        )
+        return published_line(campaign, ledger.append([event])[0])
+
+    def bundle(self, ledger: Ledger, target: Path, *, predictions: bool = True, unblind: bool = False) -> Manifest:
+        """Write everything that an auditor needs to one signed file.
+
+        Args:
+            ledger: the ledger.
+            target: the file to write.
+            predictions: put the prediction files in.
+            unblind: put the names of teams and submissions in; this is recorded.
+
+        Raises:
+            RefereeError: as `audit.write_bundle`; and if the data are not those that were recorded.
+        """
+        if unblind:
+            ledger.append([IdentitiesUnblinded(command="bundle --unblind")])
+        data = {}
+        for phase, row in queries.phases(ledger).items():
+            now = record_phase(self.challenge, phase)
+            if now.digest != row.data_digest:
+                raise CheckFailedError(
+                    f"The data of {phase} are not those that the ledger holds: files were changed.",
+                    hint="Put the recorded files back; `referee ledger events` shows when they were recorded.",
+                )
+            data[phase] = file_list_text(now.files)
+        everyone = [row.submission for row in queries.submissions(ledger)]
+        everyone += [row.submission for row in queries.refusals(ledger)]
+        names = queries.names(ledger, everyone) if unblind else {}
+        holdings = Holdings(data, self.objects if predictions else None, names)
+        return write_bundle(target, ledger, self.signing_key, holdings)
 
     def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:
         """`phase`, or the one that an operator most likely means: a private one that was run, else the last that was.

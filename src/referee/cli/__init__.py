@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from referee.cli import campaigns, challenges, ledgers, participants, rulings, scores, submissions, views
+from referee.cli import audits, campaigns, challenges, ledgers, participants, rulings, scores, submissions, views
 from referee.cli.app import app, main
 
 __all__ = [
     "app",
+    "audits",
     "campaigns",
     "challenges",
     "ledgers",
