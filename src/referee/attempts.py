@@ -27,6 +27,7 @@ class AttemptSpec(Frozen):
         accepted_risks: promises of the sandbox that the operator does without, by name.
         machine_type: name of the machine type that it was assigned to.
         wall_time_scale: factor on `limits.wall_time` for this machine type.
+        avoid_nodes: nodes that it shall not run on, if there are others.
     """
 
     attempt: str
@@ -44,6 +45,7 @@ class AttemptSpec(Frozen):
     machine_type: str = "local"
     accepted_risks: tuple[str, ...] = ()
     wall_time_scale: float = 1.0
+    avoid_nodes: tuple[str, ...] = ()
     contract: Contract
     limits: Limits
     predictions: PredictionFormat

@@ -239,6 +239,44 @@ class SmokeChoice(Frozen):
     items: int | None = Field(default=None, gt=0)
 
 
+class SlurmMachine(Frozen):
+    """Where Slurm finds a machine type: its partition, node features, and the type of GPU in its GRES."""
+
+    partition: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+
+
+class SlurmChoice(Frozen):
+    """How the engine `slurm` uses the cluster (docs/slurm.md).
+
+    Attributes:
+        shared: folder that submitting machine and nodes see under this path; images, data and results go through it.
+        partition, account, qos: as for sbatch; by default the cluster's own.
+        machines: what Slurm calls the machine types of `[machines]`.
+        python: the nodes' Python that has Referee; by default the one that runs now.
+        socket: where the nodes' wardens listen.
+        reserve: memory of a job beside the sandbox's, for the worker.
+        staging: time of a job beside the submission's, for staging, start and publishing.
+        max_wait: after this, a job that has not started is given up.
+        poll: between two questions to Slurm, while something changes.
+        silence: after this, an unanswered controller gives up; its jobs go on.
+    """
+
+    shared: Path
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    machines: dict[str, SlurmMachine] = Field(default_factory=dict)
+    python: Path | None = None
+    socket: Path = Path("/run/referee/warden.sock")
+    reserve: Size = 512 * 2**20
+    staging: Duration = timedelta(minutes=30)
+    max_wait: Duration = timedelta(days=1)
+    poll: Duration = timedelta(seconds=10)
+    silence: Duration = timedelta(minutes=15)
+
+
 class EngineChoice(Frozen):
     """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow).
 
@@ -250,6 +288,7 @@ class EngineChoice(Frozen):
     machine: str = "local"
     order: Literal["random", "manifest"] = "random"
     seed: int = 0
+    slurm: SlurmChoice | None = None
 
 
 class SandboxChoice(Frozen):

@@ -34,7 +34,13 @@ def _memory(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> En
     return MemoryEngine(objects, machines=challenge.machines or None, slots=challenge.engine.slots or 1)
 
 
-_OWN: dict[str, Factory] = {"local": _local, "memory": _memory}
+def _slurm(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Engine:  # noqa: ARG001 - one signature for all
+    from referee.engines.slurm import from_challenge  # noqa: PLC0415 - see `_local`
+
+    return from_challenge(challenge, objects)
+
+
+_OWN: dict[str, Factory] = {"local": _local, "memory": _memory, "slurm": _slurm}
 
 
 def engine_names() -> list[str]:

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
+from referee.phases import PhaseData
+from referee.verdicts import Verdict
 
 
 class JobState(StrEnum):
@@ -35,12 +37,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the engine says of one job now. `reason` is the engine's own words, for the operator."""
+    """What the engine says of one job now.
+
+    Attributes:
+        reason: the engine's own words, for the operator.
+        lost_as: what the end of the job means if its worker left no result.
+    """
 
     job: Job
     state: JobState
     node: str | None = None
     reason: str = ""
+    lost_as: Verdict = Verdict.NODE_LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +102,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of the engine; running workers go on and can be adopted."""
+        ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """An engine whose nodes do not see this machine's files: the phase's data goes to them through the object store."""
+
+    def bring(self, data: PhaseData) -> None:
+        """Put the phase's files where the nodes find them, before the first attempt; may be repeated."""
+        ...
+
+    def troubles(self) -> list[str]:
+        """What keeps work from going on, and how it is mended: a sentence or two each, for the operator."""
         ...

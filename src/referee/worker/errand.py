@@ -1,7 +1,8 @@
 """A job's own process, the user's: it asks the node's warden for a worker, and reaches the object store for it.
 
 `python -m referee.worker.errand --objects URL --wave NAME --index N --job NAME --node NAME` is all that a job runs. Its
-manifest `waves/NAME/N.json` says which attempt it is; nothing else on the command line tells one child from another.
+manifest `waves/NAME/N.json` (see `referee.engines.waves`) says which attempt it is; nothing else tells one child of an
+array from another.
 
 Exit status: the worker's own (`referee.worker.main`), 69 if there is no worker to be had here.
 """
@@ -29,16 +30,6 @@ NOT_TO_BE_HAD = 69  # sysexits.h, EX_UNAVAILABLE
 _ANSWER_BYTES = 64 << 10
 
 
-def manifest_key(wave: str, index: int) -> str:
-    """Where the manifest of a wave's child lies in the object store. `wave` cannot be guessed."""
-    return f"waves/{wave}/{index}.json"
-
-
-def manifest(attempt: str) -> bytes:
-    """What it holds."""
-    return json.dumps({"attempt": attempt}).encode()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the errand that the command line describes; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m referee.worker.errand")
@@ -52,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         objects = ObjectStore(given.objects)
-        attempt = json.loads(objects.get(manifest_key(given.wave, given.index)))["attempt"]
+        attempt = json.loads(objects.get(f"waves/{given.wave}/{given.index}.json"))["attempt"]
         request = {"attempt": attempt, "job": given.job, "node": given.node, "gpus": _gpus() if given.gpus else []}
         return _run(request, objects, given.socket)
     except RefereeError as error:
