@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from referee.challenge import MachineType
-from referee.ledger.queries import AttemptRow, EvaluationRow, SubmissionRow
+from referee.ledger.queries import AttemptRow, SubmissionRow
 from referee.policy import Demand
 from referee.verdicts import Verdict
 
@@ -143,12 +143,25 @@ def _attempt_usd(row: AttemptRow, machines: Mapping[str, MachineType], limit: ti
     return most_usd(machine, limit, row.wall_time_scale)
 
 
-def originals(rows: Sequence[EvaluationRow]) -> dict[str, str]:
-    """For each evaluation the first of the same image and kind in the order of dispatch: itself, or its original."""
+class _Image(Protocol):
+    """What tells whether two evaluations are of equal images: evaluations as the ledger has them, or to be."""
+
+    @property
+    def evaluation(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def submission_kind(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+def originals(rows: Iterable[_Image]) -> dict[str, str]:
+    """For each evaluation the one that is run for all of the same image and kind: one that has begun, or the first."""
     first: dict[tuple[str, str], str] = {}
     return {
         row.evaluation: first.setdefault((row.image, row.submission_kind), row.evaluation)
-        for row in sorted(rows, key=lambda row: row.order)
+        for row in sorted(rows, key=lambda row: (not row.attempts, row.evaluation))
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from referee.challenge import Challenge, MachineType
@@ -21,19 +22,39 @@ def drawn(ledger: Ledger, phase: str) -> PilotDrawn | None:
     return mine[-1] if mine else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An evaluation that is there, or will be once the campaign begins."""
+
+    evaluation: str
+    image: str
+    submission_kind: str
+    attempts: int
+    public_seconds: float | None
+
+
 def candidates(challenge: Challenge, ledger: Ledger, phase: str) -> dict[str, dict[str, float | None]]:
     """Whom a pilot is drawn from: by kind, the evaluations that were not started, with recorded public runtimes.
 
     Of equal images only the one that is run, where the challenge runs them once.
     """
-    started = {row.evaluation for row in queries.evaluations(ledger, phase) if row.attempts or row.verdict}
-    submissions = {row.submission: row for row in queries.submissions(ledger)}
-    first = originals(queries.evaluations(ledger, phase)) if challenge.duplicates == "run_once" else {}
+    known = {row.submission: row for row in queries.evaluations(ledger, phase)}
+    wanted = [
+        _Wanted(
+            f"{row.submission}.{phase}",
+            row.image,
+            row.kind,
+            known[row.submission].attempts if row.submission in known else 0,
+            row.public_runtime_seconds,
+        )
+        for row in queries.submissions(ledger)
+        if row.submission not in known or known[row.submission].verdict is None
+    ]
+    first = originals(wanted) if challenge.duplicates == "run_once" else {}
     found: dict[str, dict[str, float | None]] = {}
-    for row in queries.evaluations(ledger, phase):
-        if row.evaluation not in started and first.get(row.evaluation, row.evaluation) == row.evaluation:
-            public = submissions[row.submission].public_runtime_seconds
-            found.setdefault(row.submission_kind, {})[row.evaluation] = public
+    for each in wanted:
+        if not each.attempts and first.get(each.evaluation, each.evaluation) == each.evaluation:
+            found.setdefault(each.submission_kind, {})[each.evaluation] = each.public_seconds
     return found
 
 

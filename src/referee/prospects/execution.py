@@ -44,6 +44,26 @@ def is_paid(machines: Mapping[str, MachineType]) -> bool:
     return any(machine.price > 0 for machine in machines.values())
 
 
+def standing_orders(
+    challenge: Challenge, ledger: Ledger, phase: str, machines: Mapping[str, MachineType]
+) -> Orders | None:
+    """The orders under the plan that was confirmed last; None without one, where nothing costs anything.
+
+    Raises:
+        ConfigurationError: if machines cost money and no plan was confirmed.
+    """
+    confirmed = confirmed_plans(ledger, phase)
+    if confirmed:
+        return orders_of(confirmed[-1], challenge)
+    if is_paid(machines):
+        raise ConfigurationError(
+            f"These machines cost money, and no plan was confirmed for {phase}.",
+            hint=f"`referee pilot --phase {phase}`, then `referee plan --phase {phase}`, then"
+            " `referee run --plan plan.json`.",
+        )
+    return None
+
+
 def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, MachineType]) -> None:
     """Refuse a plan that is not for this challenge and phase, or that the engine cannot execute.
 
