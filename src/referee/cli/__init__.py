@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from referee.cli import audits, campaigns, challenges, ledgers, participants, rulings, scores, submissions, views
+from referee.cli import (
+    audits,
+    campaigns,
+    challenges,
+    ledgers,
+    participants,
+    rejudgings,
+    rulings,
+    scores,
+    submissions,
+    views,
+)
 from referee.cli.app import app, main
 
 __all__ = [
@@ -13,6 +24,7 @@ __all__ = [
     "ledgers",
     "main",
     "participants",
+    "rejudgings",
     "rulings",
     "scores",
     "submissions",

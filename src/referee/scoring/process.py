@@ -67,7 +67,7 @@ def _answer(order: dict[str, Any], source: IO[bytes]) -> dict[str, Any]:
     if labels.digest != order["labels_digest"]:
         raise CheckFailedError(
             f"The label file {order['labels']} is not the one that the ledger holds ({order['labels_digest']}).",
-            hint="Put the recorded labels back; changed labels are a matter for a rejudging, not for a silent score.",
+            hint="Put the recorded labels back; changed labels are a matter for `referee rejudge stage`.",
         )
     refused: dict[str, str] = {}
     given = Given(

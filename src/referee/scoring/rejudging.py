@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from referee.challenge import MetricChoice
-from referee.ledger.queries import EvaluationRow, ScoreRow
+from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.scoring.leaderboard import Leaderboard
 from referee.verdicts import Verdict
 
@@ -125,3 +125,42 @@ def _facts(board: Leaderboard) -> dict[str, _Facts]:
 def board_digest(board: Leaderboard) -> str:
     """`sha256:…` of the board's JSON under blind ids: what the ledger keeps of the board before and after."""
     return "sha256:" + hashlib.sha256(board.to_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which evaluations are judged again: all that have ended, or those that every given condition fits.
+
+    Attributes:
+        verdicts: how they ended.
+        machine_types: where the attempt ran that the verdict rests on.
+        submissions: whose they are.
+    """
+
+    verdicts: frozenset[Verdict] = frozenset()
+    machine_types: frozenset[str] = frozenset()
+    submissions: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        parts = [
+            f"{what} {' or '.join(sorted(values))}"
+            for what, values in (
+                ("verdict", self.verdicts),
+                ("machine type", self.machine_types),
+                ("submission", self.submissions),
+            )
+            if values
+        ]
+        return ", ".join(parts) or "all"
+
+    def chosen(self, evaluations: Sequence[EvaluationRow], attempts: Sequence[AttemptRow]) -> tuple[EvaluationRow, ...]:
+        """Of these evaluations those that are meant, in their order."""
+        machines = {attempt.attempt: attempt.machine_type for attempt in attempts}
+        return tuple(
+            row
+            for row in evaluations
+            if row.verdict is not None
+            and (not self.verdicts or row.verdict in self.verdicts)
+            and (not self.machine_types or machines.get(row.attempt or "") in self.machine_types)
+            and (not self.submissions or row.submission in self.submissions)
+        )
