@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -277,6 +278,26 @@ class SlurmChoice(Frozen):
     silence: Duration = timedelta(minutes=15)
 
 
+class AwsChoice(Frozen):
+    """The stack that the engine `aws-batch` uses (docs/aws.md).
+
+    Attributes:
+        stack: the name of the CloudFormation stack; everything in the account is called by it.
+        region: such as `us-east-1`.
+        profile: of the credentials on this machine; by default what AWS's tools find.
+        alone: each submission gets a machine to itself.
+        longest_wait: for a machine, while nothing of its queue moves; then the jobs are taken back.
+        look: between two times that states are looked up, beside events.
+    """
+
+    stack: Annotated[str, Field(pattern=r"[a-z][a-z0-9-]{0,31}")]
+    region: str = "us-east-1"
+    profile: str | None = None
+    alone: bool = False
+    longest_wait: Duration = timedelta(hours=1)
+    look: Duration = timedelta(minutes=2)
+
+
 class EngineChoice(Frozen):
     """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow).
 
@@ -289,6 +310,7 @@ class EngineChoice(Frozen):
     order: Literal["random", "manifest"] = "random"
     seed: int = 0
     slurm: SlurmChoice | None = None
+    aws: AwsChoice | None = None
 
 
 class SandboxChoice(Frozen):
@@ -337,6 +359,19 @@ class Challenge(Frozen):
                 f"There is no phase {name!r} in {FILE_NAME}.", hint=f"Choose one of: {', '.join(self.phases)}."
             )
         return self.phases[name]
+
+
+SPOT = " (spot)"
+
+
+def markets(machines: Mapping[str, MachineType]) -> dict[str, MachineType]:
+    """Each machine type as it is bought: on demand under its name and, where a price is given, on spot capacity."""
+    bought: dict[str, MachineType] = {}
+    for name, machine in machines.items():
+        bought[name] = machine
+        if machine.spot_price is not None:
+            bought[name + SPOT] = machine.model_copy(update={"price": machine.spot_price, "reference": False})
+    return bought
 
 
 def find_challenge(start: Path) -> Path:
