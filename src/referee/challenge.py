@@ -370,7 +370,7 @@ def markets(machines: Mapping[str, MachineType]) -> dict[str, MachineType]:
     for name, machine in machines.items():
         bought[name] = machine
         if machine.spot_price is not None:
-            bought[name + SPOT] = machine.model_copy(update={"price": machine.spot_price, "reference": False})
+            bought[name + SPOT] = machine.model_copy(update={"price": machine.spot_price})
     return bought
 
 
