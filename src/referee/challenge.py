@@ -51,12 +51,16 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class Phase(Frozen):
-    """One data set to be evaluated on. Paths are relative to the folder of `challenge.toml`."""
+    """One data set to be evaluated on. Paths are relative to the folder of `challenge.toml`.
+
+    `sealed`: scores on it are shown to nobody, from the beginning until `referee unseal`.
+    """
 
     data: Path
     labels: Path | None = None
     visibility: Literal["public", "private"]
     metadata: Path | None = None
+    sealed: bool = False
 
 
 class Contract(Frozen):

@@ -10,29 +10,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from referee.audit import Holdings, SigningKey, published_line, write_bundle
-from referee.audit.anchor import new_anchor
-from referee.audit.manifest import Manifest
+from referee.audit import SigningKey
 from referee.challenge import Challenge, MetricChoice, load_challenge
-from referee.errors import CheckFailedError, ConfigurationError
+from referee.errors import CheckFailedError, ConfigurationError, ConflictError
 from referee.images.store import ImageStore
 from referee.ledger import (
     ChallengeRecorded,
-    IdentitiesUnblinded,
     Ledger,
     PhaseRecorded,
+    PhaseSealed,
     RiskAccepted,
     ScoringFixed,
     queries,
 )
 from referee.ledger.events import Event
 from referee.objects import ObjectStore
-from referee.phases import PhaseData, file_list_text, record_phase
+from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
 from referee.scoring.boards import board_of, metric_in_force, public_board_of
 from referee.scoring.leaderboard import Leaderboard
 from referee.scoring.score import Scoring, score_evaluations
+from referee.scoring.sealing import SealKey, is_sealed, refuse_sealed, scored_under_seal
 
 LEDGER_NAME = "ledger.sqlite"
 
@@ -135,6 +134,9 @@ class Workspace:
                         phase=phase, data_digest=data.digest, files=len(data.files), labels_digest=labels_digest
                     )
                 )
+            if self.challenge.phase(phase).sealed and phase not in queries.seals(ledger):
+                refuse_late_seal(ledger, phase)
+                events.append(PhaseSealed(phase=phase, reason="As challenge.toml says."))
             accepted = queries.accepted_risks(ledger)
             events += [
                 RiskAccepted(name=name, reason="Named in challenge.toml, or with --accept-risk.")
@@ -160,21 +162,22 @@ class Workspace:
                 f"Nothing was scored: on {phase} there are scores already, and {why}.",
                 hint=f"Change it back, or stage it: `referee rejudge stage --phase {phase} --all --rescore`.",
             )
-        scoring = self.score_rows(
+        sealed = is_sealed(ledger, phase)
+        scoring = self._score_rows(
             ledger,
             phase,
             data,
             evaluations=queries.evaluations(ledger, phase),
             attempts=queries.attempts(ledger, phase=phase),
-            scores=queries.scores(ledger, phase),
+            scores=scored_under_seal(ledger, phase) if sealed else queries.scores(ledger, phase),
         )
         choice = self.challenge.metric
+        found: list[Event] = [self.seal_key.seal(event) if sealed else event for event in scoring.events]
         if scoring.events and fixed != choice:
             # With the first scores it is fixed by what they are made; from then on metrics can only be added.
             digest = scoring.events[0].labels_digest
-            ledger.append([ScoringFixed(phase=phase, metric=choice, labels_digest=digest), *scoring.events])
-        else:
-            ledger.append(scoring.events)
+            found.insert(0, ScoringFixed(phase=phase, metric=choice, labels_digest=digest))
+        ledger.append(found)
         return scoring
 
     def score_rows(
@@ -193,7 +196,36 @@ class Workspace:
         """Score these evaluations of a phase, by default as challenge.toml says; nothing is recorded.
 
         `labels_digest` names other labels than those that the phase's scores stand under (a rejudging's).
+
+        Raises:
+            ConflictError: while the phase is sealed.
         """
+        refuse_sealed(ledger, phase)
+        return self._score_rows(
+            ledger,
+            phase,
+            data,
+            evaluations=evaluations,
+            attempts=attempts,
+            scores=scores,
+            choice=choice,
+            labels_digest=labels_digest,
+            rejudging=rejudging,
+        )
+
+    def _score_rows(
+        self,
+        ledger: Ledger,
+        phase: str,
+        data: PhaseData,
+        *,
+        evaluations: Sequence[queries.EvaluationRow],
+        attempts: Sequence[queries.AttemptRow],
+        scores: Sequence[queries.ScoreRow],
+        choice: MetricChoice | None = None,
+        labels_digest: str | None = None,
+        rejudging: str | None = None,
+    ) -> Scoring:
         digest = labels_digest or str(queries.phases(ledger)[phase].labels_digest)
         return score_evaluations(
             phase,
@@ -257,7 +289,9 @@ class Workspace:
         Raises:
             ConfigurationError: if the phase has no labels, or its metadata do not fit.
             CheckFailedError: if a valid result cannot be read any more.
+            ConflictError: while the phase is sealed.
         """
+        refuse_sealed(ledger, phase)
         settings = self.challenge.phase(phase)
         data = record_phase(self.challenge, phase)
         if settings.labels is None:
@@ -295,58 +329,14 @@ class Workspace:
         return public_board_of(self.challenge, ledger)
 
     @cached_property
+    def seal_key(self) -> SealKey:
+        """What sealed scores are encrypted under; made when it is first needed."""
+        return SealKey.open(self.state / "seal.key")
+
+    @cached_property
     def signing_key(self) -> SigningKey:
         """The operator's key; made when it is first needed."""
         return SigningKey.open(self.state / "signing.key")
-
-    def anchor(self, ledger: Ledger) -> str:
-        """Record challenge, data and labels of every phase as they are now, commit to them, and return the line.
-
-        Raises:
-            ConfigurationError: if the files of a phase are wrong.
-        """
-        for phase in self.challenge.phases:
-            if events := self.record(phase)[1]:
-                ledger.append(events)
-        campaign, recorded = queries.campaign(ledger).campaign, queries.challenge(ledger)
-        phases = queries.phases(ledger)
-        event = new_anchor(
-            self.signing_key,
-            campaign,
-            recorded.digest if recorded else "",
-            {name: phases[name].data_digest for name in self.challenge.phases},
-            {name: phases[name].labels_digest for name in self.challenge.phases},
-        )
-        return published_line(campaign, ledger.append([event])[0])
-
-    def bundle(self, ledger: Ledger, target: Path, *, predictions: bool = True, unblind: bool = False) -> Manifest:
-        """Write everything that an auditor needs to one signed file.
-
-        Args:
-            ledger: the ledger.
-            target: the file to write.
-            predictions: put the prediction files in.
-            unblind: put the names of teams and submissions in; this is recorded.
-
-        Raises:
-            RefereeError: as `audit.write_bundle`; and if the data are not those that were recorded.
-        """
-        if unblind:
-            ledger.append([IdentitiesUnblinded(command="bundle --unblind")])
-        data = {}
-        for phase, row in queries.phases(ledger).items():
-            now = record_phase(self.challenge, phase)
-            if now.digest != row.data_digest:
-                raise CheckFailedError(
-                    f"The data of {phase} are not those that the ledger holds: files were changed.",
-                    hint="Put the recorded files back; `referee ledger events` shows when they were recorded.",
-                )
-            data[phase] = file_list_text(now.files)
-        everyone = [row.submission for row in queries.submissions(ledger)]
-        everyone += [row.submission for row in queries.refusals(ledger)]
-        names = queries.names(ledger, everyone) if unblind else {}
-        holdings = Holdings(data, self.objects if predictions else None, names)
-        return write_bundle(target, ledger, self.signing_key, holdings)
 
     def phase_or_default(self, ledger: Ledger, phase: str | None) -> str:
         """`phase`, or the one that an operator most likely means: a private one that was run, else the last that was.
@@ -362,6 +352,19 @@ class Workspace:
             raise ConfigurationError("Nothing was evaluated yet.", hint="Begin with `referee run --phase PHASE`.")
         private = [name for name in run if self.challenge.phases[name].visibility == "private"]
         return (private or run)[-1]
+
+
+def refuse_late_seal(ledger: Ledger, phase: str) -> None:
+    """Refuse to seal a phase whose scores somebody may have seen.
+
+    Raises:
+        ConflictError: if there are any.
+    """
+    if queries.scores(ledger, phase):
+        raise ConflictError(
+            f"Scores on {phase} could be seen already, so sealing would hide nothing.",
+            hint=f"Take `sealed` out of [phases.{phase}] in challenge.toml.",
+        )
 
 
 def challenge_text(challenge: Challenge) -> str:

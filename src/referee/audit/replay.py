@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy import Connection, Engine, create_engine, event, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from referee.audit.archive import wrong
 from referee.errors import LedgerError
 from referee.ledger import Ledger, LedgerCreated, Link, read_event
-from referee.ledger.events import utc_now
 from referee.ledger.projections import apply
 from referee.ledger.schema import EVENTS, METADATA
 
@@ -49,9 +47,23 @@ def replayed(links: Sequence[Link], on_event: Seen = lambda *_: None) -> Iterato
                     # What a hostile chain can trip that no honest one does; which of them it was helps nobody.
                     raise wrong(f"Event {link.seq} of the bundle's ledger makes no sense ({link.kind}).") from error
                 on_event(connection, link)
-        yield Ledger(Path("bundle"), engine, utc_now)
+        yield _InMemory(engine)
     finally:
         engine.dispose()
+
+
+class _InMemory(Ledger):
+    """A ledger that can be asked, and nothing else: what asks it goes through `read`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._memory = engine
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction on what was replayed."""
+        return self._memory.begin()
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def _apply(connection: Connection, link: Link, *, first: bool) -> None:

@@ -12,6 +12,7 @@ from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, Unblind, app
 from referee.errors import ConfigurationError
 from referee.ledger import queries
+from referee.publication import anchor_line, release, seal_phase, write_bundle_of
 from referee.units import format_size
 from referee.workspace import Workspace
 
@@ -51,7 +52,7 @@ def bundle(
         return
     target = file or workspace.challenge.folder / f"{workspace.challenge.name}.bundle.tar"
     with workspace.ledger() as ledger:
-        manifest = workspace.bundle(ledger, target, predictions=not without_predictions, unblind=unblind)
+        manifest = write_bundle_of(workspace, ledger, target, predictions=not without_predictions, unblind=unblind)
         sealed = sorted(name for name, row in queries.seals(ledger).items() if row.sealed)
     size = target.stat().st_size
     if json:
@@ -75,7 +76,7 @@ def bundle(
 
 def _print_anchor(workspace: Workspace, json: bool) -> None:
     with workspace.ledger_or_new() as ledger:
-        line = workspace.anchor(ledger)
+        line = anchor_line(workspace, ledger)
         ended = {name: queries.status(ledger, name).done for name in workspace.challenge.phases}
     if json:
         screen.print_json({"anchor": line, "public_key": workspace.signing_key.public, "ended_before": ended})
@@ -85,9 +86,47 @@ def _print_anchor(workspace: Workspace, json: bool) -> None:
     screen.note("An auditor checks a later bundle against it: referee verify BUNDLE --anchor LINE")
     for phase, count in ended.items():
         if count:
-            screen.note(
-                f"{count} evaluations on {phase} had ended already: the line came late for them."
-            )
+            screen.note(f"{count} evaluations on {phase} had ended already: the line came late for them.")
+
+
+@app.command
+def seal(*, phase: str, reason: str = "", challenge: Folder = HERE) -> None:
+    """Seal a phase before anything on it is scored: from here on no command shows its scores, not even to you.
+
+    Parameters
+    ----------
+    phase
+        The phase to seal.
+    reason
+        Why; recorded in the ledger.
+    """
+    workspace = Workspace.open(challenge)
+    workspace.challenge.phase(phase)
+    with workspace.ledger_or_new() as ledger:
+        seal_phase(workspace, ledger, phase, reason)
+    screen.say(f"{phase} is sealed. `referee score` commits to its scores without showing them.")
+
+
+@app.command
+def unseal(*, phase: str, reason: str, challenge: Folder = HERE) -> None:
+    """Release the scores of a sealed phase: open what was sealed, once and for good.
+
+    Parameters
+    ----------
+    phase
+        The phase to release.
+    reason
+        Why, and why now; recorded in the ledger.
+    """
+    workspace = Workspace.open(challenge)
+    workspace.challenge.phase(phase)
+    if not reason.strip():
+        raise ConfigurationError(
+            "Unsealing needs a reason.", hint="Say why, and why now: --reason 'The campaign ended.'"
+        )
+    with workspace.ledger() as ledger:
+        count = release(workspace, ledger, phase, reason)
+    screen.say(f"{phase} is released: {count} evaluations show their scores. Next: referee leaderboard --phase {phase}")
 
 
 @app.command

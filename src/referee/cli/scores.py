@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, Unblind, app
+from referee.cli.gate import refuse_sealed
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
 from referee.rulings import PAST
@@ -77,7 +78,9 @@ def leaderboard(
     """The board: ranks, scores, the public board beside the private one, and whoever has no score, with the reason."""
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
-        board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
+        name = workspace.phase_or_default(ledger, phase)
+        refuse_sealed(ledger, name)
+        board = workspace.board(ledger, name)
         risks = queries.accepted_risks(ledger)
         if unblind:
             board = _named(ledger, board, "leaderboard")
@@ -175,6 +178,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML file: the board, pictures, runtimes, failures by cause, the bill."""
     # Imported here: drawing takes a second to load, which no other command should wait for.
+    from referee.prospects.hindsight import hindsight  # noqa: PLC0415 - see above
     from referee.report import render_report, report_data  # noqa: PLC0415 - see above
 
     workspace = Workspace.open(challenge)
@@ -198,6 +202,7 @@ def report(
             accepted_risks=queries.accepted_risks(ledger),
             public=workspace.public_board(ledger) if board.public_phase else None,
             analysis=workspace.analysis(ledger, board.phase) if analysis and board.rows else None,
+            hindsight=hindsight(workspace.challenge, ledger, board.phase, queries.last_event_time(ledger)),
         )
     target = output or workspace.challenge.folder / "report.html"
     target.write_text(render_report(data), encoding="utf-8")

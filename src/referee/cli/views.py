@@ -40,6 +40,7 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
         stopped = queries.dispatch_stopped(ledger)
         quarantined = [row for row in queries.nodes(ledger) if row.quarantined]
         imported = len(queries.submissions(ledger))
+        sealed = [name for name, row in queries.seals(ledger).items() if row.sealed]
         if json:
             screen.print_json(
                 _as_json(_sum(each.values()))
@@ -49,6 +50,7 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
                     "dispatch_stopped": stopped,
                     "quarantined": {row.node: row.reason for row in quarantined},
                     "accepted_risks": queries.accepted_risks(ledger),
+                    "sealed": sealed,
                 }
             )
             return
@@ -66,6 +68,8 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
         )
         for attempt in queries.open_attempts(ledger, phase):
             screen.say(f"running: {attempt.attempt} on {attempt.machine_type} for {_ago(attempt.planned_at)}")
+        for name in sealed:
+            screen.say(f"Scores on {name} are sealed: nobody sees them before `referee unseal`.")
         if stopped:
             screen.say(f"Dispatch is stopped: {stopped} `referee resume` lets it go on.")
         for row in quarantined:

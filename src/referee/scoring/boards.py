@@ -6,11 +6,14 @@ that was built again from a bundle's chain.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from referee.challenge import Challenge, MetricChoice
 from referee.ledger import Ledger, queries
-from referee.scoring.leaderboard import Leaderboard, leaderboard
+from referee.scoring.leaderboard import NOT_SCORED, Leaderboard, leaderboard
 from referee.scoring.metric import chosen_metrics, constant_half
 from referee.scoring.rejudging import Staged, applied
+from referee.scoring.sealing import is_sealed
 
 
 def metric_in_force(challenge: Challenge, ledger: Ledger, phase: str) -> MetricChoice:
@@ -30,7 +33,7 @@ def board_of(challenge: Challenge, ledger: Ledger, phase: str, staged: Staged | 
         choice = staged.choice
     metrics = chosen_metrics(choice)
     held = queries.held(ledger, phase)
-    return leaderboard(
+    board = leaderboard(
         phase,
         metrics,
         evaluations,
@@ -41,6 +44,15 @@ def board_of(challenge: Challenge, ledger: Ledger, phase: str, staged: Staged | 
         rulings=list(queries.taken_off(ledger).values()),
         held=[(row, held[row.submission]) for row in queries.submissions(ledger) if row.submission in held],
     )
+    return _sealed(board) if is_sealed(ledger, phase) else board
+
+
+def _sealed(board: Leaderboard) -> Leaderboard:
+    told = tuple(
+        replace(one, reason="Scores are sealed until release.") if one.reason == NOT_SCORED else one
+        for one in board.unscored
+    )
+    return replace(board, unscored=told)
 
 
 def public_board_of(challenge: Challenge, ledger: Ledger) -> Leaderboard | None:

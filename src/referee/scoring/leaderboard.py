@@ -19,6 +19,7 @@ from referee.rulings import PAST, Ruling
 from referee.scoring.metric import Metric
 from referee.verdicts import MEANINGS, Blame, Verdict
 
+NOT_SCORED = "It was not scored yet."
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -333,7 +334,7 @@ def _unscored(e: EvaluationRow, metric: str, looked_at: bool) -> Unscored:
     meaning = MEANINGS[e.verdict]
     if e.verdict is not Verdict.OK:
         return Unscored(e.submission, e.team, e.verdict, meaning.blame, meaning.meaning)
-    reason = f"The metric {metric} is undefined for these predictions." if looked_at else "It was not scored yet."
+    reason = f"The metric {metric} is undefined for these predictions." if looked_at else NOT_SCORED
     return Unscored(e.submission, e.team, e.verdict, meaning.blame, reason)
 
 
