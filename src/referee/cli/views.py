@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -15,15 +15,19 @@ from referee.challenge import Limits
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, app
 from referee.errors import ConfigurationError
-from referee.ledger import queries
+from referee.ledger import Ledger, queries
+from referee.rulings import PAST
 from referee.units import format_duration, format_size
 from referee.verdicts import MEANINGS, Verdict
 from referee.workspace import Workspace
 
+if TYPE_CHECKING:
+    from referee.prospects.outlook import Outlook
+
 
 @app.command
 def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson = False) -> None:
-    """How far the campaign is: done, running, waiting, and the verdicts so far.
+    """How far the campaign is: done, running, waiting, the verdicts so far, and when it will end at what cost.
 
     Parameters
     ----------
@@ -41,11 +45,13 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
         quarantined = [row for row in queries.nodes(ledger) if row.quarantined]
         imported = len(queries.submissions(ledger))
         sealed = [name for name, row in queries.seals(ledger).items() if row.sealed]
+        outlooks = _outlooks(workspace, ledger, [name for name, s in each.items() if 0 < s.done < s.total])
         if json:
             screen.print_json(
                 _as_json(_sum(each.values()))
                 | {
                     "phases": {name: _as_json(each[name]) for name in names},
+                    "forecasts": {name: seen.as_json() for name, seen in outlooks.items()},
                     "submissions": imported,
                     "dispatch_stopped": stopped,
                     "quarantined": {row.node: row.reason for row in quarantined},
@@ -70,10 +76,34 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
             screen.say(f"running: {attempt.attempt} on {attempt.machine_type} for {_ago(attempt.planned_at)}")
         for name in sealed:
             screen.say(f"Scores on {name} are sealed: nobody sees them before `referee unseal`.")
+        for seen in outlooks.values():
+            for line in seen.sentences():
+                screen.say(line)
+        for rejudging in queries.rejudgings(ledger):
+            if rejudging.state == "staged":
+                screen.say(
+                    f"Staged: {rejudging.rejudging} of {len(rejudging.submissions)} evaluations on {rejudging.phase}; "
+                    "see `referee rejudge show`."
+                )
+        for name in names:
+            if held := queries.held(ledger, name):
+                screen.say(f"Not run on {name}, because they did not reproduce: {', '.join(sorted(held))}.")
         if stopped:
             screen.say(f"Dispatch is stopped: {stopped} `referee resume` lets it go on.")
         for row in quarantined:
             screen.say(f"Quarantined: {row.node}. {row.reason} `referee resume` takes it back.")
+
+
+def _outlooks(workspace: Workspace, ledger: Ledger, phases: Iterable[str]) -> dict[str, Outlook]:
+    """The forecast of each phase of which enough has ended to say something."""
+    names = list(phases)
+    if not names:
+        return {}
+    from referee.prospects.outlook import outlook  # noqa: PLC0415 - brings scipy, which a finished phase needs not
+
+    now = datetime.now(UTC)
+    found = {name: outlook(workspace.challenge, ledger, name, now) for name in names}
+    return {name: seen for name, seen in found.items() if seen is not None}
 
 
 def _sum(each: Iterable[queries.Status]) -> queries.Status:
@@ -120,7 +150,8 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
             raise ConfigurationError(
                 f"There is no submission {submission!r}.", hint="`referee submissions list` shows them all."
             )
-        evaluations = [row for row in queries.evaluations(ledger) if row.submission == submission]
+        evaluations = [row for row in queries.evaluations(ledger, series=None) if row.submission == submission]
+        rulings = [row for row in queries.rulings(ledger) if row.submission == submission]
         attempts = {row.evaluation: queries.attempts(ledger, evaluation=row.evaluation) for row in evaluations}
     if json:
         screen.print_json(
@@ -138,10 +169,15 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
         return
     row = found[submission]
     screen.say(f"{row.submission} of team {row.team}, {row.kind}, image {row.image}")
+    for ruling in rulings:
+        screen.say(f"{PAST[ruling.ruling].capitalize()} on {ruling.ruled_at:%Y-%m-%d}: {screen.inert(ruling.reason)}")
     for evaluation in evaluations:
         screen.say()
-        screen.say(f"{evaluation.phase}: {evaluation.verdict or 'not ended'}. {evaluation.reason}")
-        if evaluation.verdict:
+        what = f"{evaluation.phase}, further run {evaluation.series}" if evaluation.series else evaluation.phase
+        screen.say(f"{what}: {evaluation.verdict or 'not ended'}. {evaluation.reason}")
+        if evaluation.attempt and evaluation.attempt not in {a.attempt for a in attempts[evaluation.evaluation]}:
+            screen.say(f"It rests on the attempt {evaluation.attempt}.")
+        if evaluation.verdict and not evaluation.series:
             screen.say(f"The team is told: {MEANINGS[evaluation.verdict].participant}")
         screen.print_table(
             ["attempt", "verdict", "machine", "wall>", "CPU>", "memory>", "nearest limit", "detail"],

@@ -440,8 +440,9 @@ def scoring(ledger: Ledger, phase: str) -> MetricChoice | None:
     for recorded in ledger.events(ChallengeRecorded, EvaluationScored):
         if isinstance(recorded.event, ChallengeRecorded):
             choice = MetricChoice.model_validate(json.loads(recorded.event.content)["metric"])
-        elif isinstance(recorded.event, EvaluationScored) and recorded.event.evaluation.endswith(f".{phase}"):
-            found = choice
+        elif isinstance(recorded.event, EvaluationScored) and recorded.event.rejudging is None:
+            # Evaluations of a series end with its name.
+            found = choice if recorded.event.evaluation.endswith(f".{phase}") else found
     return found
 
 
