@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from referee.challenge import Contract, Frozen, Limits, PredictionFormat
+from referee.errors import HostError
 from referee.verdicts import Verdict
 
 
@@ -100,3 +103,21 @@ class AttemptResult(Frozen):
     started_at: datetime
     ended_at: datetime
     worker_version: str
+
+
+def read_result(data: bytes, attempt: str) -> AttemptResult:
+    """The result of `attempt` as its worker wrote it. A node may be broken, or not ours: nothing in it is believed.
+
+    Raises:
+        HostError: if it is not a result, or that of another attempt.
+    """
+    hint = "Look at the node that wrote it."
+    try:
+        result = AttemptResult.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = next((part for part in first["loc"] if part in AttemptResult.model_fields), "it")  # never a foreign key
+        raise HostError(f"The result of {attempt} cannot be read: {place}: {first['msg']}.", hint=hint) from error
+    if result.attempt != attempt:
+        raise HostError(f"The result under the key of {attempt} names another attempt.", hint=hint)
+    return result

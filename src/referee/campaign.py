@@ -12,12 +12,10 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pydantic import ValidationError
-
-from referee.attempts import AttemptResult, AttemptSpec
+from referee.attempts import AttemptResult, AttemptSpec, read_result
 from referee.challenge import Challenge
 from referee.engines.contract import Engine, Job, JobState
-from referee.errors import HostError, LedgerError, ObjectStoreError, RefereeError
+from referee.errors import HostError, ObjectStoreError, RefereeError
 from referee.ledger import (
     AttemptEnded,
     AttemptFenced,
@@ -293,14 +291,11 @@ class Campaign:
         """The attempt's result; None if there is none; the error if what is there is not a result of this attempt."""
         try:
             data = self._objects.get(f"results/{row.result_key}/result.json", limit_bytes=_RESULT_LIMIT_BYTES)
-            result = AttemptResult.model_validate_json(data)
+            return read_result(data, row.attempt)
         except ObjectMissingError:
             return None
-        except (ObjectStoreError, ValidationError) as error:
-            return LedgerError(f"The result of {row.attempt} cannot be read: {type(error).__name__}.")
-        if result.attempt != row.attempt:
-            return LedgerError(f"The result under the key of {row.attempt} names another attempt.")
-        return result
+        except (ObjectStoreError, HostError) as error:
+            return error
 
     def _claimed_by(self, attempt: str) -> str | None:
         try:
