@@ -7,28 +7,37 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from referee.campaign import Campaign, for_series
+from referee.challenge import Challenge
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
 from referee.engines import create_engine
 from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
 from referee.orders import Orders
+from referee.planning.plan import Plan, read_plan
 from referee.sandbox import examine_host, prove_host
 from referee.units import format_duration, format_size
 from referee.verdicts import MEANINGS, Verdict
 from referee.workspace import Workspace
 
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Confirm what is asked, for scripts.")]
+
 
 @app.command
 def run(
-    phase: Annotated[str, Parameter(name=["phase", "--phase"])],
+    phase: Annotated[str | None, Parameter(name=["phase", "--phase"])] = None,
     *,
+    plan: Annotated[
+        Path | None, Parameter(help="Confirm and execute this plan (see `referee plan`); recorded in the ledger.")
+    ] = None,
+    yes: Yes = False,
     accept_risk: Annotated[
         tuple[str, ...],
         Parameter(
@@ -44,9 +53,15 @@ def run(
     Parameters
     ----------
     phase
-        The phase to evaluate on, as named in challenge.toml.
+        The phase to evaluate on, as named in challenge.toml; with --plan, by default the plan's.
     """
     workspace = Workspace.open(challenge).accepting(accept_risk)
+    read = read_plan(plan) if plan else None
+    phase = phase or (read.phase if read else None)
+    if phase is None:
+        raise ConfigurationError(
+            "Which phase?", hint=f"Write --phase with one of: {', '.join(workspace.challenge.phases)}."
+        )
     workspace.challenge.phase(phase)
     with workspace.ledger() as ledger:
         if not queries.submissions(ledger):
@@ -55,8 +70,28 @@ def run(
             )
     refuse_unfit_host(workspace)
     with workspace.ledger() as ledger, ledger.lead() as lease:
-        campaign = evaluate(workspace, ledger, lease, phase)
+        orders = _orders(workspace.challenge, ledger, lease, phase, read, yes=yes)
+        campaign = evaluate(workspace, ledger, lease, phase, orders=orders)
         return _closing_words(ledger, phase, campaign)
+
+
+def _orders(
+    challenge: Challenge, ledger: Ledger, lease: Lease, phase: str, plan: Plan | None, *, yes: bool
+) -> Orders | None:
+    """The orders under the plan that is confirmed now, or was before; none where nothing costs anything."""
+    from referee.planning.tables import plan_table  # noqa: PLC0415 - brings scipy, which few commands need
+    from referee.prospects import execution, fleet, history  # noqa: PLC0415 - the same
+
+    machines = fleet.machine_types(challenge)
+    if plan is not None:
+        before = execution.confirmed_plans(ledger, phase)
+        if not before or before[-1].plan != plan:
+            started = len({row.evaluation for row in history.history(challenge, ledger, phase).attempts})
+            execution.check(plan, challenge, phase, machines, started)
+            screen.print_facts(plan_table(plan))
+            screen.confirm(f"Execute this plan, for about ${plan.cost.mid:,.2f} in all?", yes)
+            lease.append([execution.confirmation(plan)])
+    return execution.standing_orders(challenge, ledger, phase, machines)
 
 
 def refuse_unfit_host(workspace: Workspace) -> None:
@@ -109,10 +144,25 @@ def evaluate(
     try:
         campaign = Campaign(challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held)
         with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
-            campaign.run(board.refresh)
+            campaign.run(board.refresh if series else _watching(challenge, ledger, phase, board.refresh))
     finally:
         engine.close()
     return campaign
+
+
+def _watching(challenge: Challenge, ledger: Ledger, phase: str, refresh: Callable[[], None]) -> Callable[[], None]:
+    """After each pass of the controller: what has ended, and what endangers deadline or budget, when that is new."""
+    from referee.prospects.watch import Watch  # noqa: PLC0415 - brings scipy, which few commands need
+
+    watch = Watch(challenge, ledger, phase, lambda: datetime.now(UTC))
+
+    def look() -> None:
+        refresh()
+        seen = watch.look()
+        for advice in seen.warnings if seen else ():
+            screen.note(f"Warning ({advice.danger}): {advice.sentence} {advice.proposal}")
+
+    return look
 
 
 @contextmanager

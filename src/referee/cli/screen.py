@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from referee.errors import RefereeError
+from referee.errors import ConfigurationError, RefereeError
 
 # A pipe or a file has no width of its own; tables in it should not be folded to that of an old terminal.
 _WIDTH = None if sys.stdout.isatty() else 140
@@ -39,6 +39,43 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     out.print(table)
+
+
+class Facts(Protocol):
+    """A table with its notes; a column whose name starts with `#` holds numbers."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def print_facts(table: Facts) -> None:
+    """Print a table of the planner; columns in which nothing stands are left out, notes follow line by line."""
+    shown = [place for place in range(len(table.columns)) if any(row[place] for row in table.rows)]
+    names = [table.columns[place] for place in shown]
+    columns = [name.removeprefix("#") + ">" if name.startswith("#") else name for name in names]
+    print_table(columns, [[row[place] for place in shown] for row in table.rows], title=table.title)
+    for line in table.notes:
+        say(line)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask the operator; `yes` answers for a script.
+
+    Raises:
+        ConfigurationError: if the answer is no, or nobody is there to ask.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigurationError(f"{question} Nobody is here to answer.", hint="Say yes with -y.")
+    if err.input(f"{escape(question)} [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise ConfigurationError("Nothing was started.", hint="Answer y to go on.")
 
 
 def inert(text: str) -> str:

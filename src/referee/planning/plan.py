@@ -50,6 +50,14 @@ class PoolPlan(Frozen):
     quota_pool: str | None
 
 
+class DeadlineCost(Frozen):
+    """What the whole would cost with another deadline, and on how many machines; None where no plan keeps it."""
+
+    days: float
+    usd: float | None
+    machines: int | None
+
+
 class Plan(Frozen):
     """What the operator confirms and `run` executes. Hours count from the moment of planning.
 
@@ -63,6 +71,7 @@ class Plan(Frozen):
         price_of_confidence_usd: what the reserve costs against a plan with even odds.
         drivers: what the width of the forecast comes from.
         changes: what other machines or another deadline would change.
+        by_deadline: what other deadlines would cost; empty where machines cost nothing.
     """
 
     version: Literal[1] = 1
@@ -89,6 +98,7 @@ class Plan(Frozen):
     one_more_day: str
     changes: tuple[str, ...]
     warnings: tuple[str, ...]
+    by_deadline: tuple[DeadlineCost, ...] = ()
 
 
 def write_plan(plan: Plan, path: Path) -> None:

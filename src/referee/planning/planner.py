@@ -69,7 +69,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the operator asks for."""
+    """What the operator asks for.
+
+    Attributes:
+        deadline: from now.
+        confidence: with which deadline and budget are to be kept.
+        quotas: vCPUs at the same time for each quota pool.
+        spot: how often spot machines are believed to be taken away; None: all on demand.
+        overhead_hours: pull and staging of an evaluation.
+        excluded: machine types that evaluations have run on, but that are not to be planned with.
+    """
 
     deadline: timedelta | None = None
     budget: Decimal | None = None
@@ -77,6 +86,7 @@ class Wishes:
     quotas: Mapping[str, float] | None = None
     spot: LossRate | None = None
     overhead_hours: float = 0.0
+    excluded: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
@@ -119,7 +129,8 @@ class _Planner:
 
     def __init__(self, groups: Sequence[Group], catalogue: Catalogue, wishes: Wishes, seed: int) -> None:
         self.catalogue, self.wishes, self.seed = catalogue, wishes, seed
-        fits = {group.name: any(group.fits(offer) for offer in catalogue.offers.values()) for group in groups}
+        self.offers = {name: offer for name, offer in catalogue.offers.items() if name not in wishes.excluded}
+        fits = {group.name: any(group.fits(offer) for offer in self.offers.values()) for group in groups}
         # What was never started and fits nowhere cannot be planned; the plan says so.
         self.left_out = [group for group in groups if not fits[group.name] and not group.started]
         self.groups = groups = [group for group in groups if group not in self.left_out]
@@ -129,7 +140,7 @@ class _Planner:
             )
         self.laws = {group.name: _law(group, catalogue) for group in groups}
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
-        self.options = [option for name, offer in catalogue.offers.items() for option in _options(name, offer, wishes)]
+        self.options = [option for name, offer in self.offers.items() for option in _options(name, offer, wishes)]
         self.needs = [self._need(group) for group in groups if group.size > group.started]
 
     def bounds(self, reserve: float) -> Bounds:
@@ -184,7 +195,7 @@ class _Planner:
     def _need(self, group: Group) -> Need:
         seen_on, law = self.laws[group.name]
         hours, usd = {}, {}
-        for name, offer in self.catalogue.offers.items():
+        for name, offer in self.offers.items():
             if not group.fits(offer):
                 continue
             factor = 1.0 if name == seen_on else _speed(group, self.catalogue, name)
@@ -252,7 +263,7 @@ class _Planner:
         )
 
     def _usd_per_hour(self, option: str) -> float:
-        return next(each.usd_per_hour for each in self.options if each.name == option)
+        return next((each.usd_per_hour for each in self.options if each.name == option), 0.0)
 
     def _pool(self, name: str, count: int, assignment: Assignment) -> PoolPlan:
         offer = self.catalogue.offer(name.removesuffix(SPOT))
@@ -284,7 +295,7 @@ class _Planner:
         ]
         if in_budget is not None and in_budget < self.wishes.confidence:
             said.append(f"The budget holds with a probability of {in_budget:.0%} only.")
-        dates = [offer.price_date for offer in self.catalogue.offers.values() if offer.price_date]
+        dates = [offer.price_date for offer in self.offers.values() if offer.price_date]
         if dates:
             said.append(f"Prices are those of {min(dates)}: check them before you confirm.")
         return tuple(said)

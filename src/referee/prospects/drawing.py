@@ -33,10 +33,12 @@ class _Wanted:
     public_seconds: float | None
 
 
-def candidates(challenge: Challenge, ledger: Ledger, phase: str) -> dict[str, dict[str, float | None]]:
+def candidates(
+    challenge: Challenge, ledger: Ledger, phase: str, machines: Mapping[str, MachineType]
+) -> dict[str, dict[str, float | None]]:
     """Whom a pilot is drawn from: by kind, the evaluations that were not started, with recorded public runtimes.
 
-    Of equal images only the one that is run, where the challenge runs them once.
+    Of equal images only the one that is run, where the challenge runs them once; no kind that fits no machine.
     """
     known = {row.submission: row for row in queries.evaluations(ledger, phase)}
     wanted = [
@@ -53,9 +55,17 @@ def candidates(challenge: Challenge, ledger: Ledger, phase: str) -> dict[str, di
     first = originals(wanted) if challenge.duplicates == "run_once" else {}
     found: dict[str, dict[str, float | None]] = {}
     for each in wanted:
+        if not fitting(challenge, machines, each.submission_kind):
+            continue
         if not each.attempts and first.get(each.evaluation, each.evaluation) == each.evaluation:
             found.setdefault(each.submission_kind, {})[each.evaluation] = each.public_seconds
     return found
+
+
+def fitting(challenge: Challenge, machines: Mapping[str, MachineType], kind: str) -> list[str]:
+    """The machine types that a kind of submissions fits, by name."""
+    gpus = challenge.limits.gpus if kind == "gpu" else 0
+    return sorted(name for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus))
 
 
 def draw(strata: Mapping[str, Mapping[str, float | None]], count: int, seed: int) -> tuple[str, ...]:
@@ -86,9 +96,8 @@ def pilot_orders(
     """Run these only, spread over all machine types that fit, so that the speed of each is learned."""
     shares: dict[str, dict[str, int]] = {}
     for kind in sorted(set(kinds.values())):
-        gpus = challenge.limits.gpus if kind == "gpu" else 0
-        fitting = [name for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus)]
+        types = fitting(challenge, machines, kind)
         number = sum(kinds[name] == kind for name in pilot)
-        if len(fitting) > 1 and number:
-            shares[kind] = {name: -(-number // len(fitting)) for name in sorted(fitting)}
+        if len(types) > 1 and number:
+            shares[kind] = {name: -(-number // len(types)) for name in types}
     return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget)

@@ -64,7 +64,7 @@ def standing_orders(
     return None
 
 
-def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, MachineType]) -> None:
+def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, MachineType], started: int) -> None:
     """Refuse a plan that is not for this challenge and phase, or that the engine cannot execute.
 
     Raises:
@@ -75,6 +75,10 @@ def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, M
         raise ConfigurationError(
             f"The plan is for the phase {plan.phase!r} of {plan.challenge!r}, not for {phase!r} of {challenge.name!r}.",
             hint=again,
+        )
+    if started != plan.started:
+        raise ConfigurationError(
+            f"The plan was made when {plan.started} evaluations had started; now {started} have.", hint=again
         )
     for pool in plan.pools:
         if pool.machine_type not in machines:

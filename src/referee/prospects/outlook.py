@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from referee.challenge import Challenge
 from referee.errors import ConfigurationError
@@ -15,12 +16,15 @@ from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
 from referee.planning.drift import Drift, detect_drift
 from referee.planning.forecast import Forecast, Stratum, forecast
+from referee.planning.interval import Interval
+from referee.planning.money import dollars
 from referee.planning.planner import Group, Wishes, make_plan, strata_of
 from referee.planning.runtime import Runtimes, product_limit
 from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.execution import Confirmed, confirmed_plans
 from referee.prospects.fleet import fleet
 from referee.prospects.history import History, groups, history
+from referee.units import format_duration
 from referee.verdicts import Blame, blame
 
 CONFIDENCE = 0.9
@@ -60,6 +64,67 @@ class Outlook:
         low, mid, high = (self.now + timedelta(hours=max(each, 0.0)) for each in (hours.low, hours.mid, hours.high))
         return low, mid, high
 
+    def as_json(self) -> dict[str, Any]:
+        """For a script: times in UTC, money as text."""
+        expected, in_time, in_budget = self.forecast, self.in_time, self.in_budget
+        return {
+            "confidence": expected.hours.confidence,
+            "size": expected.size,
+            "started": expected.started,
+            "ended": expected.ended,
+            "machine_hours": [expected.hours.low, expected.hours.mid, expected.hours.high],
+            "cost_usd": [str(dollars(max(usd, 0.0))) for usd in _three(expected.cost)],
+            "end": [moment.isoformat() for moment in self.ends],
+            "deadline": self.deadline.isoformat() if self.deadline else None,
+            "probability_in_time": in_time,
+            "budget_usd": str(self.budget) if self.budget is not None else None,
+            "probability_in_budget": in_budget,
+            "at_risk": any(advice.danger != "drift" for advice in self.advice),
+            "warnings": [asdict(advice) for advice in self.advice],
+            "drivers": [asdict(driver) for driver in expected.drivers],
+        }
+
+    @property
+    def in_time(self) -> float | None:
+        """How probable it is that the deadline is met; None without one."""
+        if self.deadline is None:
+            return None
+        return self.forecast.probability_of_end_by((self.deadline - self.now).total_seconds() / 3600)
+
+    @property
+    def in_budget(self) -> float | None:
+        """How probable it is that the budget holds; None without one."""
+        return self.forecast.probability_of_cost_within(float(self.budget)) if self.budget is not None else None
+
+    def sentences(self) -> list[str]:
+        """For a person: the forecast, whether anything is at risk, and why."""
+        expected, level = self.forecast, f"{self.forecast.hours.confidence:.0%}"
+        low, mid, high = (format_duration(max(hours, 0.0) * 3600) for hours in _three(expected.end_hours))
+        hours = [format_duration(max(each, 0.0) * 3600) for each in _three(expected.hours)]
+        said = [
+            (
+                f"{self.phase}: ends in {mid}, between {low} and {high} ({level});"
+                f" machine time {hours[1]} in all, between {hours[0]} and {hours[2]}."
+            )
+        ]
+        if expected.cost.high > 0:
+            cost = [f"${max(each, 0.0):,.2f}" for each in _three(expected.cost)]
+            said.append(f"{self.phase}: costs {cost[1]} in all, between {cost[0]} and {cost[2]} ({level}).")
+        kept = [
+            f"the {what} holds with a probability of {share:.0%}"
+            for what, share in (("deadline", self.in_time), ("budget", self.in_budget))
+            if share is not None
+        ]
+        if not self.advice and kept:
+            said.append(f"{self.phase}: not at risk; {' and '.join(kept)}.")
+        said += [f"{self.phase}: AT RISK. {a.sentence} {a.proposal}" for a in self.advice if a.danger != "drift"]
+        said += [f"{self.phase}: drift. {a.sentence} {a.proposal}" for a in self.advice if a.danger == "drift"]
+        return said
+
+
+def _three(interval: Interval) -> tuple[float, float, float]:
+    return interval.low, interval.mid, interval.high
+
 
 def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> Outlook | None:
     """The outlook on a phase; None as long as too little has ended of some kind, and once everything has."""
@@ -67,7 +132,11 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     if past.finished or not past.attempts:
         return None
     catalogue = fleet(challenge)
-    seen = groups(challenge, past, catalogue, now)
+    seen = [
+        group
+        for group in groups(challenge, past, catalogue, now)
+        if group.started or any(group.fits(offer) for offer in catalogue.offers.values())
+    ]
     if any(sum(int(runtimes.ended.sum()) for runtimes in group.seen.values()) < 2 for group in seen):
         return None
     if any(name not in catalogue.offers for group in seen for name in group.seen):

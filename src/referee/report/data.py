@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from referee.challenge import Challenge
 from referee.ledger.queries import AttemptRow, EvaluationRow
+from referee.prospects.hindsight import Hindsight
 from referee.report.bill import Bill, bill
 from referee.scoring.analysis import Analysis
 from referee.scoring.leaderboard import Leaderboard
@@ -65,6 +66,7 @@ class ReportData:
         accepted_risks: what the operator accepted, by name.
         shake_up: how the public board foretold this one; None if there is no public board.
         analysis: what the scores are worth; None if it was not asked for. Names of items in it are not told.
+        hindsight: what was forecast and what came; None if nothing was forecast.
     """
 
     title: str
@@ -84,6 +86,7 @@ class ReportData:
     accepted_risks: tuple[str, ...] = ()
     shake_up: ShakeUp | None = None
     analysis: Analysis | None = None
+    hindsight: Hindsight | None = None
 
 
 def report_data(
@@ -97,6 +100,7 @@ def report_data(
     accepted_risks: Sequence[str] = (),
     public: Leaderboard | None = None,
     analysis: Analysis | None = None,
+    hindsight: Hindsight | None = None,
 ) -> ReportData:
     """What there is to say about `board.phase`.
 
@@ -110,6 +114,7 @@ def report_data(
         accepted_risks: names of the risks that the operator accepted.
         public: the board of the public phase that stands beside; the shake-up is told from it.
         analysis: what the scores are worth (`scoring.analysis.analyse_phase`).
+        hindsight: what was forecast and what came (`prospects.hindsight`).
     """
     mine = [row for row in evaluations if row.phase == board.phase]
     names = {row.evaluation for row in mine}
@@ -133,6 +138,7 @@ def report_data(
         accepted_risks=tuple(accepted_risks),
         shake_up=shake_up(public, board) if public else None,
         analysis=analysis,
+        hindsight=hindsight,
     )
 
 

@@ -40,7 +40,7 @@ class _Line:
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML document. The same data gives the same bytes."""
-    from referee.report import pictures  # noqa: PLC0415 - a second that only a report pays
+    from referee.report import foresight, pictures  # noqa: PLC0415 - a second that only a report pays
 
     standings = data.analysis.standings if data.analysis else None
     drawn = {
@@ -67,6 +67,7 @@ def render_report(data: ReportData) -> str:
             as_of=data.as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             runtime=_summary(data.runs),
             version=__version__,
+            foresight=Markup(foresight.section(data.hindsight)) if data.hindsight else "",  # noqa: S704 - a template's
             blame_words=_BLAME_WORDS,
             past=PAST,
         )

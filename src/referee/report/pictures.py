@@ -35,6 +35,7 @@ _VARIABLES = {
     _LINE: "--line",
     **{colour: f"--{whose.value}" for whose, colour in _BY_BLAME.items()},
 }
+INK, QUIET, LINE, VALID = _INK, _QUIET, _LINE, _BY_BLAME[Blame.NONE]
 _BINS = 30
 _STANDINGS = 40
 
@@ -44,7 +45,7 @@ def score_distribution(board: Leaderboard) -> str | None:
 
     Outliers are gathered in the last bar, because one overconfident submission would flatten all others.
     """
-    drawing = _Drawing("scores")
+    drawing = Drawing("scores")
     scores = [row.score for row in board.rows]
     if not scores:
         return None
@@ -74,7 +75,7 @@ def score_distribution(board: Leaderboard) -> str | None:
 
 def shake_up(board: Leaderboard) -> str | None:
     """Public against private score, one point for each submission; None if none has both."""
-    drawing = _Drawing("shake-up")
+    drawing = Drawing("shake-up")
     points = [{"public": row.public_score, "private": row.score} for row in board.rows if row.public_score is not None]
     if not points:
         return None
@@ -102,7 +103,7 @@ def certainty(found: Standings) -> str | None:
     shown = found.entries[:_STANDINGS]
     if not shown:
         return None
-    drawing = _Drawing("certainty")
+    drawing = Drawing("certainty")
     rows = [
         {"entry": s.entry, "score": s.score, "low": s.score_low, "high": s.score_high, "turn": str(s.tie_group % 2)}
         for s in shown
@@ -139,7 +140,7 @@ def memory(runs: Sequence[Run], limit_bytes: int) -> str | None:
 
 def failures(found: Sequence[Failure]) -> str | None:
     """Evaluations that ended without a valid result, by verdict and blame; None if there are none."""
-    drawing = _Drawing("failures")
+    drawing = Drawing("failures")
     rows = [
         {"verdict": _spoken(f.verdict), "blame": f.blame.value, "count": f.evaluations} for f in found if f.evaluations
     ]
@@ -159,7 +160,7 @@ def failures(found: Sequence[Failure]) -> str | None:
 def _strip(points: Sequence[tuple[Verdict, float]], title: str, limit: float, name: str) -> str | None:
     if not points:
         return None
-    drawing = _Drawing(name)
+    drawing = Drawing(name)
     largest = max(value for _, value in points)
     rows = [{"verdict": _spoken(v), "blame": blame(v).value, "value": value} for v, value in points]
     order = [_spoken(verdict) for verdict in Verdict]
@@ -190,7 +191,7 @@ def _whole(largest: int) -> Any:
     return alt.Axis(tickMinStep=1, tickCount=min(largest, 6), format=",d")
 
 
-def _rule(drawing: _Drawing, at: float, label: str) -> list[alt.Chart]:
+def _rule(drawing: Drawing, at: float, label: str) -> list[alt.Chart]:
     mark = drawing.chart([{"at": at, "label": label}])
     return [
         mark.mark_rule(color=_LINE, strokeWidth=2, strokeDash=[6, 3]).encode(x="at:Q"),
@@ -228,7 +229,7 @@ def _spoken(verdict: Verdict) -> str:
     return verdict.value.replace("_", " ")
 
 
-class _Drawing:
+class Drawing:
     """One picture in the making: its data stay outside of the chart, which altair would otherwise check row by row."""
 
     def __init__(self, name: str) -> None:
