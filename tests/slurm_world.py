@@ -7,17 +7,24 @@ here is a child of this process or is found by the files that it holds open belo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from referee.challenge import SlurmChoice
+from referee.engines.slurm import SlurmEngine
+from referee.engines.slurm_commands import SlurmCommands
+from worker_world import World, make_world, proofs, watch_leaves
 
 USER = "nobody"
 UID = 65534
@@ -286,3 +293,104 @@ def _remove_tree(place: Path) -> None:
             folder.rmdir()
     with contextlib.suppress(OSError):
         place.rmdir()
+
+
+@contextlib.contextmanager
+def running_warden(folder: Path, node_folder: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A warden for the ordinary user, listening at `folder/warden.sock`."""
+    place = folder / "warden.toml"
+    facts = {"users": [USER], "socket": str(folder / "warden.sock"), "node_folder": str(node_folder)} | settings
+    place.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in facts.items()))
+    with (folder / "warden.log").open("ab") as log:
+        warden = subprocess.Popen(
+            [sys.executable, "-m", "referee.worker.warden", str(place)], stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while b"listening" not in (folder / "warden.log").read_bytes():
+            if warden.poll() is not None or time.monotonic() > deadline:
+                raise SlurmError((folder / "warden.log").read_text())
+            time.sleep(0.02)
+        yield warden
+    finally:
+        _end(warden, signal.SIGTERM)
+
+
+def python_of_the_user(folder: Path) -> Path:
+    """A Python with Referee that an ordinary user can start: ours may lie in root's home.
+
+    Raises:
+        SlurmError: if there is none.
+    """
+    if _can_start(Path(sys.executable).resolve()):
+        return Path(sys.executable)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    found = shutil.which(version, path="/usr/bin:/bin:/usr/local/bin")
+    if found is None or not _can_start(Path(found)):
+        raise SlurmError(f"An ordinary user can start neither {sys.executable} nor another {version}.")
+    script = folder / "python"
+    places = ":".join(place for place in sys.path if place.startswith("/") and Path(place).is_dir())
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{places}" exec {found} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _can_start(program: Path) -> bool:
+    try:
+        done = subprocess.run(
+            [program, "-c", ""], user=UID, group=UID, extra_groups=[], cwd="/", capture_output=True, check=False
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+def commands_of_the_user(cluster: Cluster, shared: Path, folder: Path) -> dict[str, str]:
+    """An environment in which Slurm's commands are the ordinary user's, though a test calls them as root.
+
+    What root wrote into the shared folder is the user's before anything is submitted.
+    """
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    for name in ("sbatch", "squeue", "sinfo", "scontrol", "scancel"):
+        give = f"chown -R {UID}:{UID} {shared}\n" if name == "sbatch" else ""
+        script = bin_folder / name
+        script.write_text(
+            f'#!/bin/sh\n{give}exec setpriv --reuid={UID} --regid={UID} --clear-groups {shutil.which(name)} "$@"\n'
+        )
+        script.chmod(0o755)
+    return cluster.environment | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+
+
+@contextlib.contextmanager
+def slurm_world(cluster: Cluster, **settings: object) -> Iterator[tuple[World, Callable[..., SlurmEngine]]]:
+    """A world whose attempts run on the cluster as the ordinary user, and what makes engines for it."""
+    folder = cluster.folder / f"world-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o755)
+    world = make_world(folder, proven=False)
+    wardens = folder / "wardens"
+    node = wardens / str(UID)
+    node.mkdir(mode=0o700, parents=True)
+    shutil.copytree(proofs(), node / "proofs")
+    shutil.rmtree(world.node)
+    world.node = node
+    watch_leaves(node)
+    assert world.objects.folder is not None
+    for name in ("claims", "results"):
+        (world.objects.folder / name).mkdir()  # a test may write there as root before the user's job does
+    environment = commands_of_the_user(cluster, world.objects.folder, folder)
+
+    def engine(**changes: object) -> SlurmEngine:
+        facts = {
+            "shared": folder, "python": python_of_the_user(folder), "socket": folder / "warden.sock", "poll": "200ms",
+            "staging": "10m", "silence": "60s", "reserve": "300MiB",
+        }  # fmt: skip
+        slots = changes.pop("slots", 2)
+        choice = SlurmChoice.model_validate(facts | changes)
+        commands = SlurmCommands(environment)
+        made = SlurmEngine(world.objects, choice, slots=slots, commands=commands)  # type: ignore[arg-type]  # an int
+        made.bring(world.data)
+        return made
+
+    with running_warden(folder, wardens, **settings):
+        yield world, engine

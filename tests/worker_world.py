@@ -112,14 +112,15 @@ def make_world(folder: Path, *, proven: bool = True) -> World:
     node = folder / "node"
     node.mkdir(mode=0o700)
     # The proof of this machine takes seconds, and is the same for every node folder of this boot.
-    threading.Thread(target=_watch_leaves, args=(node,), daemon=True).start()
+    watch_leaves(node)
     if proven:
-        shutil.copytree(_proofs(), node / "proofs")
+        shutil.copytree(proofs(), node / "proofs")
     return World(folder, objects, ImageStore(folder / "objects"), data, node)
 
 
 @functools.cache
-def _proofs() -> Path:
+def proofs() -> Path:
+    """A folder with this machine's proof, made once."""
     node = Path(tempfile.mkdtemp(prefix="referee-proof-"))
     atexit.register(shutil.rmtree, node, ignore_errors=True)
     prove_host(node)
@@ -181,10 +182,16 @@ def traces(node: Path, marker: str = "") -> list[str]:
 _LEAVES: dict[Path, set[str]] = {}
 
 
+def watch_leaves(node: Path) -> None:
+    """Remember the cgroups of the node's sandboxes, for `traces`."""
+    threading.Thread(target=_watch_leaves, args=(node,), daemon=True).start()
+
+
 def _watch_leaves(node: Path) -> None:
     seen = _LEAVES.setdefault(node, set())
     while node.is_dir():
-        for record in (node / "run").glob(f"*/box/{LEAF_NAME}"):
-            with contextlib.suppress(OSError, ValueError):
-                seen.update(json.loads(record.read_bytes()))
+        with contextlib.suppress(OSError):  # the folder of a world that is being removed
+            for record in (node / "run").glob(f"*/box/{LEAF_NAME}"):
+                with contextlib.suppress(OSError, ValueError):
+                    seen.update(json.loads(record.read_bytes()))
         time.sleep(0.003)

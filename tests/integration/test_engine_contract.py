@@ -1,20 +1,24 @@
-"""What every engine must do, over the engines that there are. `local` runs real containers."""
+"""What every engine must do, over the engines that there are. All but `memory` run real containers."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from batch_world import batch_world
 from referee.attempts import AttemptResult, AttemptSpec
 from referee.engines.contract import Engine, Job, JobState
 from referee.engines.local import LocalEngine
 from referee.engines.memory import MemoryEngine, Play
 from referee.objects import AlreadyExistsError
 from referee.verdicts import Verdict
+from referee.worker.claims import claim_key
 from referee.worker.publishing import RESULT, Files, publish, result_key
+from slurm_world import Cluster, running_cluster, slurm_world
 from worker_world import GOOD, LIMITS, World, make_world
 
 PATIENCE = 400  # rounds of waiting
@@ -43,6 +47,10 @@ class Bench:
     def state(self, job: Job) -> JobState:
         return self.engine.observe([job])[0].state
 
+    def began(self, job: Job) -> Callable[[], bool]:
+        """A job that an engine calls running may still be loading its worker; one that has claimed runs."""
+        return lambda: self.state(job) is JobState.RUNNING and self.world.objects.exists(claim_key(job.attempt))
+
     def ended(self, *jobs: Job) -> Callable[[], bool]:
         return lambda: all(seen.state is JobState.ENDED for seen in self.engine.observe(jobs))
 
@@ -64,16 +72,39 @@ def _local(world: World) -> tuple[Engine, Callable[[], Engine]]:
     return make(), make
 
 
-@pytest.fixture(params=["memory", pytest.param("local", marks=pytest.mark.containers)])
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one processor: two attempts run side by side."""
+    with running_cluster(2, cpus=1) as made:
+        yield made
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("local", marks=pytest.mark.containers),
+        pytest.param("slurm", marks=pytest.mark.containers),
+        pytest.param("aws-batch", marks=pytest.mark.containers),
+    ]
+)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    world = make_world(tmp_path, proven=request.param == "local")
-    engine, again = (_memory if request.param == "memory" else _local)(world)
-    images = ("quick", "endless")
-    if request.param == "local":
-        images = (world.image(GOOD), world.image(f"{GOOD}; sleep 3600"))
-    made = Bench(world, engine, again, *images)
-    yield made
-    made.engine.close()
+    with contextlib.ExitStack() as held:
+        if request.param == "slurm":
+            world, again = held.enter_context(slurm_world(request.getfixturevalue("cluster")))
+            engine: Engine = again()
+        elif request.param == "aws-batch":
+            aws = held.enter_context(batch_world(tmp_path))
+            world, again = aws.world, aws.engine
+            engine = again()
+        else:
+            world = make_world(tmp_path, proven=request.param == "local")
+            engine, again = (_memory if request.param == "memory" else _local)(world)
+        images = ("quick", "endless")
+        if request.param != "memory":
+            images = (world.image(GOOD), world.image(f"{GOOD}; sleep 3600"))
+        made = Bench(world, engine, again, *images)
+        yield made
+        made.engine.close()
 
 
 def result_of(bench: Bench, spec: AttemptSpec) -> AttemptResult:
@@ -144,7 +175,7 @@ def test_cancelling_ends_the_worker_in_order(bench: Bench) -> None:
     running, waiting = bench.spec(bench.endless), bench.spec(bench.endless)
     others = [bench.spec(bench.endless)]
     jobs = bench.engine.submit([running, *others, waiting])
-    bench.wait_for(lambda: bench.state(jobs[0]) is JobState.RUNNING)
+    bench.wait_for(bench.began(jobs[0]))
     bench.engine.cancel([*jobs, Job("s-none.private_test.1", "nothing")])
     bench.wait_for(bench.ended(*jobs))
     assert result_of(bench, running).verdict is Verdict.INTERRUPTED
@@ -159,7 +190,7 @@ def test_jobs_are_found_again_when_the_controller_is_lost(bench: Bench) -> None:
     assert set(bench.engine.capacity().free.values()) == {1}
     [job] = bench.engine.adopt([spec.attempt, "s-none.private_test.1"])
     assert job.attempt == spec.attempt
-    bench.wait_for(lambda: bench.state(job) is JobState.RUNNING)
+    bench.wait_for(bench.began(job))
     bench.engine.cancel([job])
     bench.wait_for(bench.ended(job))
     assert result_of(bench, spec).verdict is Verdict.INTERRUPTED

@@ -23,7 +23,9 @@ from pathlib import Path
 from referee.errors import HostError, RefereeError
 from referee.objects import ObjectStore
 from referee.worker.broker import serve
-from referee.worker.warden import SOCKET
+
+# Where a node's warden listens. Here, and not there, so that a job need not load all that a worker is made of.
+SOCKET = Path("/run/referee/warden.sock")
 
 NOT_TO_BE_HAD = 69  # sysexits.h, EX_UNAVAILABLE
 

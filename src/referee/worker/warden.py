@@ -34,13 +34,12 @@ from referee.errors import ConfigurationError, ConflictError, HostError, Referee
 from referee.units import Size
 from referee.worker.broker import LOCATION
 from referee.worker.cell import caller, join
+from referee.worker.errand import SOCKET
 from referee.worker.leftovers import clear_dead, clear_if_dead
 from referee.worker.lock import take_lock, write_holder
 from referee.worker.main import ANOTHERS, Order, holder, run_worker
 from referee.worker.run import Place
 from referee.worker.supervise import hold_back_sigterm
-
-SOCKET = Path("/run/referee/warden.sock")
 
 _REQUEST_BYTES = 64 << 10
 _WORDS_BYTES = 4096
