@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -79,15 +79,7 @@ def status(*, phase: str | None = None, challenge: Folder = HERE, json: AsJson =
         for seen in outlooks.values():
             for line in seen.sentences():
                 screen.say(line)
-        for rejudging in queries.rejudgings(ledger):
-            if rejudging.state == "staged":
-                screen.say(
-                    f"Staged: {rejudging.rejudging} of {len(rejudging.submissions)} evaluations on {rejudging.phase}; "
-                    "see `referee rejudge show`."
-                )
-        for name in names:
-            if held := queries.held(ledger, name):
-                screen.say(f"Not run on {name}, because they did not reproduce: {', '.join(sorted(held))}.")
+        _say_exceptions(ledger, names)
         if stopped:
             screen.say(f"Dispatch is stopped: {stopped} `referee resume` lets it go on.")
         for row in quarantined:
@@ -104,6 +96,16 @@ def _outlooks(workspace: Workspace, ledger: Ledger, phases: Iterable[str]) -> di
     now = datetime.now(UTC)
     found = {name: outlook(workspace.challenge, ledger, name, now) for name in names}
     return {name: seen for name, seen in found.items() if seen is not None}
+
+
+def _say_exceptions(ledger: Ledger, phases: Sequence[str]) -> None:
+    for rejudging in queries.rejudgings(ledger):
+        if rejudging.state == "staged":
+            many = f"{len(rejudging.submissions)} evaluations on {rejudging.phase}"
+            screen.say(f"Staged: {rejudging.rejudging} of {many}; see `referee rejudge show`.")
+    for phase in phases:
+        if held := queries.held(ledger, phase):
+            screen.say(f"Not run on {phase}, because they did not reproduce: {', '.join(sorted(held))}.")
 
 
 def _sum(each: Iterable[queries.Status]) -> queries.Status:
