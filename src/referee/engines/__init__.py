@@ -40,7 +40,13 @@ def _slurm(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Eng
     return from_challenge(challenge, objects)
 
 
-_OWN: dict[str, Factory] = {"local": _local, "memory": _memory, "slurm": _slurm}
+def _aws_batch(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Engine:  # noqa: ARG001 - one signature for all
+    from referee.engines.aws_batch import from_challenge  # noqa: PLC0415 - see `_local`
+
+    return from_challenge(challenge, objects)
+
+
+_OWN: dict[str, Factory] = {"local": _local, "memory": _memory, "slurm": _slurm, "aws-batch": _aws_batch}
 
 
 def engine_names() -> list[str]:

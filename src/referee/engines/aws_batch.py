@@ -1,0 +1,407 @@
+"""The engine `aws-batch`: workers on EC2, placed by AWS Batch as arrays of jobs; one queue for each machine type.
+
+A queue over several types or markets would change type and price silently, so each type, on demand or spot, has its own
+(`docs/aws.md`). Batch never tries again by itself (`attempts` 1): an attempt is one execution, and what comes next is
+the controller's to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from referee.attempts import AttemptSpec
+from referee.challenge import Challenge, Limits, MachineType
+from referee.engines.aws_batch_calls import BatchCalls, ThrottledError, UnansweredError
+from referee.engines.aws_batch_fleet import Fleet, fleet_of
+from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Child, Following
+from referee.engines.contract import Capacity, Job, JobState, Observation
+from referee.engines.waves import Wave, record_wave, recorded_waves
+from referee.errors import ConfigurationError, HostError, ObjectStoreError
+from referee.objects import ObjectStore
+from referee.phases import PhaseData
+from referee.verdicts import Verdict
+from referee.worker.claims import claim_key
+from referee.worker.phase_files import bring
+
+NAME = "aws-batch"
+MOST_CHILDREN = 10_000  # of an array; at least 2, so one attempt alone is a job without one
+
+_FRESH = "a fresh instance"
+_JOB_PREFIX = "referee-"
+_STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
+_CLAIM_LIMIT_BYTES = 1 << 16
+_UNANSWERED_SECONDS = 300.0
+_LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
+_ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try again later."
+_STATES = {WAITING: JobState.WAITING, RUNNING: JobState.RUNNING, ENDED: JobState.ENDED}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the CloudFormation stack made, as the engine needs it.
+
+    Attributes:
+        name: of the stack; queues are called by it and the machine type (`Fleet.queue`).
+        definition: of the job that is a worker.
+        events_url: of the queue that state changes come to; None: they are looked up.
+        node_folder: where a machine's own folder is seen by jobs.
+    """
+
+    name: str
+    definition: str
+    events_url: str | None = None
+    node_folder: str = "/var/lib/referee"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how long what is waited for (seconds).
+
+    Attributes:
+        look: between two times that states are looked up, beside events.
+        longest_wait: for a machine, while nothing of the queue moves; then the jobs are taken back.
+        blocked: how long a machine type that could not be had is left alone.
+    """
+
+    look: float = 120.0
+    longest_wait: float = 3600.0
+    blocked: float = 3600.0
+
+
+class AwsBatchEngine:
+    """Workers on EC2.
+
+    Args:
+        objects: the object store that the workers read from and write to.
+        calls: to AWS.
+        stack: what there is in the account.
+        fleet: the machine types, what they register, and how many there can be.
+        limits: the challenge's limits, from which the room for more attempts is reckoned.
+        patience: for how long what is waited for.
+        clock: seconds.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        calls: BatchCalls,
+        stack: Stack,
+        fleet: Fleet,
+        limits: Limits,
+        *,
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.calls = calls
+        self._objects, self._stack, self._fleet, self._limits = objects, stack, fleet, limits
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._following = Following(calls, stack.events_url, self._patience.look, clock)
+        self._waves: dict[str, Wave] = {}
+        self._arrays_of: dict[str, list[tuple[Array, int]]] = {}  # an attempt may have been submitted more than once
+        self._nodes: dict[str, str] = {}
+        self._thrown_away: set[str] = set()
+        self._blocked: dict[str, tuple[float, str]] = {}
+        self._never_begins: set[int] = set()
+        self._recovered = False
+
+    # What there is
+
+    def machines(self) -> Mapping[str, MachineType]:
+        """The machine types; one that cannot be had now is left out where another can do its work."""
+        self._unblock()
+        return self._fleet.offered(set(self._blocked))
+
+    def nodes(self) -> Sequence[str]:
+        """The machines that were seen; and always a fresh one, because the fleet follows the work."""
+        return [_FRESH, *dict.fromkeys(self._nodes.values())]
+
+    def capacity(self) -> Capacity:
+        """How many more attempts are taken: whole waves, so that thousands of attempts are tens of submissions."""
+        self._recover()
+        self._unblock()
+        open_now = dict.fromkeys(self._fleet.machines, 0)
+        for array in self._following.arrays.values():
+            name = self._fleet.of_queue(self._stack.name, array.queue)
+            open_now[name] += array.count(WAITING) + array.count(RUNNING)
+        return Capacity(
+            {
+                name: 0 if name in self._blocked else self._fleet.room(name, self._limits, count)
+                for name, count in open_now.items()
+            }
+        )
+
+    def troubles(self) -> list[str]:
+        """What keeps work from going on, and how it is mended."""
+        self._unblock()
+        found = [trouble for _, trouble in self._blocked.values()]
+        since = self._following.unanswered_since
+        if since is not None and self._clock() - since > _UNANSWERED_SECONDS:
+            minutes = int((self._clock() - since) / 60)
+            found.append(
+                f"AWS has given no answer for {minutes} minutes: {self._following.unanswered_because} "
+                "What runs goes on, and its results are kept."
+            )
+        return found
+
+    # Jobs
+
+    def bring(self, data: PhaseData) -> None:
+        """Put the phase's files into the bucket."""
+        bring(data, self._objects)
+
+    def submit(self, specs: Sequence[AttemptSpec]) -> list[Job]:
+        """Submit the attempts: an array for all that are alike.
+
+        Raises:
+            HostError: if AWS refuses or does not answer; some of them may have been taken.
+        """
+        self._recover()
+        self._throw_away({node for spec in specs for node in spec.avoid_nodes})
+        for alike in self._alike(specs):
+            self._submit_wave(alike)
+        return [self._job(spec.attempt) for spec in specs]
+
+    def observe(self, jobs: Sequence[Job]) -> list[Observation]:
+        """What Batch said last of each job, at most some minutes ago."""
+        self._recover()
+        self._following.refresh()
+        self._take_back_stuck()
+        return [self._observe(job) for job in jobs]
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End the jobs: what has begun is told to stop, and killed half a minute later; what waits never begins."""
+        self._recover()
+        wanted: dict[str, set[int]] = {}
+        for job in jobs:
+            for array, index in self._arrays_of.get(job.attempt, ()):
+                if array.children[index].state != ENDED:
+                    wanted.setdefault(array.id, set()).add(index)
+        for name, indices in wanted.items():
+            array = self._following.arrays[name]
+            live = {index for index, child in enumerate(array.children) if child.state != ENDED}
+            ids = [array.id] if live <= indices else [array.child_id(index) for index in sorted(indices)]
+            for each in ids:
+                self.calls.terminate(each, "Cancelled by the operator.")
+        self._following.look_now()
+
+    def adopt(self, attempts: Sequence[str]) -> list[Job]:
+        """The jobs of the attempts that Batch knows, by the recorded maps and the jobs' names."""
+        self._recover(again=True)
+        return [self._job(attempt) for attempt in attempts if attempt in self._arrays_of]
+
+    def wait(self, seconds: float) -> None:
+        """Until a job's state changed, at most so long."""
+        began = self._clock()
+        listening = seconds if seconds >= 1.0 else 0.0
+        if self._following.listen(listening) or self._following.refresh():
+            return
+        left = min(seconds, self._patience.look) - (self._clock() - began)
+        if left > 0 and (self._stack.events_url is None or seconds < 1.0):
+            time.sleep(left)
+
+    def close(self) -> None:
+        """Nothing to let go of: jobs are AWS's."""
+
+    # Submitting
+
+    def _alike(self, specs: Sequence[AttemptSpec]) -> Iterator[list[AttemptSpec]]:
+        """What can go into one array: the same machine type, needs and time, and not submitted yet."""
+        groups: dict[tuple[object, ...], dict[str, AttemptSpec]] = {}
+        for spec in specs:
+            if spec.attempt not in self._arrays_of:
+                key = (spec.machine_type, spec.gpus, spec.limits.cpus, spec.limits.memory, _limit_seconds(spec))
+                groups.setdefault(key, {}).setdefault(spec.attempt, spec)
+        for alike in groups.values():
+            rows = list(alike.values())
+            for begin in range(0, len(rows), MOST_CHILDREN):
+                yield rows[begin : begin + MOST_CHILDREN]
+
+    def _submit_wave(self, specs: Sequence[AttemptSpec]) -> None:
+        queue = self._fleet.queue(self._stack.name, specs[0].machine_type)
+        wave = record_wave(self._objects, NAME, specs)
+        self._waves[wave.wave] = wave
+        try:
+            job = self.calls.submit(self._request(wave, queue, specs[0]))
+        except ThrottledError:
+            raise
+        except UnansweredError:
+            # It may have been taken all the same: its name tells. If Batch does not show it yet, the controller submits
+            # once more, and of two workers one gets the claim.
+            found = [job["jobId"] for job in self.calls.named(queue, _JOB_PREFIX + wave.wave)]
+            if not found:
+                raise
+            job = found[0]
+        self._follow(wave, job, queue)
+
+    def _request(self, wave: Wave, queue: str, spec: AttemptSpec) -> dict[str, Any]:
+        needs = self._fleet.needs(spec.machine_type, spec.limits, spec.gpus)
+        size = len(wave.attempts)
+        return {
+            "jobName": _JOB_PREFIX + wave.wave,
+            "jobQueue": queue,
+            "jobDefinition": self._stack.definition,
+            **({"arrayProperties": {"size": size}} if size > 1 else {}),
+            "retryStrategy": {"attempts": 1},
+            "timeout": {"attemptDurationSeconds": _limit_seconds(spec)},
+            "containerOverrides": {
+                "command": ["python", "-m", "referee.engines.aws_batch_child", self._stack.node_folder],
+                "environment": [
+                    {"name": "REFEREE_WAVE", "value": wave.wave},
+                    {"name": "REFEREE_OBJECTS", "value": self._objects.location},
+                ],
+                "resourceRequirements": [{"type": kind, "value": str(count)} for kind, count in needs.items()],
+            },
+            "propagateTags": True,
+            "tags": {"referee": self._stack.name, "referee-campaign": spec.campaign, "referee-phase": spec.phase},
+        }
+
+    def _follow(self, wave: Wave, job: str, queue: str) -> None:
+        array = self._following.follow(job, queue, len(wave.attempts))
+        for index, attempt in enumerate(wave.attempts):
+            places = self._arrays_of.setdefault(attempt, [])
+            if all(known is not array for known, _ in places):
+                places.append((array, index))
+
+    def _recover(self, *, again: bool = False) -> None:
+        """Find the jobs of recorded waves, whoever submitted them."""
+        if self._recovered and not again:
+            return
+        for wave in recorded_waves(self._objects, NAME, list(self._waves)):
+            self._waves[wave.wave] = wave
+        by_name = {_JOB_PREFIX + name: wave for name, wave in self._waves.items()}
+        kinds = {wave.machine_type for wave in self._waves.values()} & set(self._fleet.machines)
+        for queue in [self._fleet.queue(self._stack.name, kind) for kind in sorted(kinds)]:
+            for job in self.calls.named(queue, _JOB_PREFIX):
+                if (found := by_name.get(job["jobName"])) is not None:
+                    self._follow(found, job["jobId"], queue)
+        if not self._recovered or again:
+            self._following.look_now()
+            self._following.refresh()
+        self._recovered = True
+
+    # Observing
+
+    def _job(self, attempt: str) -> Job:
+        array, index = self._arrays_of[attempt][0]
+        return Job(attempt, array.child_id(index))
+
+    def _observe(self, job: Job) -> Observation:
+        children = [array.children[index] for array, index in self._arrays_of.get(job.attempt, ())]
+        if not children:
+            return Observation(job, JobState.UNKNOWN, None, "It was never submitted to this stack.")
+        child = min(children, key=lambda child: (RUNNING, WAITING, ENDED).index(child.state))
+        node = self._node_of(job.attempt) if child.state == ENDED else None
+        lost_as = Verdict.UNROUTABLE if id(child) in self._never_begins else Verdict.NODE_LOST
+        return Observation(job, _STATES[child.state], node, _words(child), lost_as)
+
+    def _node_of(self, attempt: str) -> str | None:
+        """Batch names a machine's place in ECS; its own name stands in the claim."""
+        if attempt not in self._nodes:
+            with contextlib.suppress(ObjectStoreError, ValueError, KeyError, TypeError):
+                claim = json.loads(self._objects.get(claim_key(attempt), limit_bytes=_CLAIM_LIMIT_BYTES))
+                self._nodes[attempt] = str(claim["node"])
+        return self._nodes.get(attempt)
+
+    def _throw_away(self, nodes: Collection[str]) -> None:
+        """End machines that went wrong, so that Batch cannot choose them again: it cannot be told to avoid one.
+
+        A machine on which another attempt runs is left to it.
+        """
+        running = [name for name, places in self._arrays_of.items() if any(_runs(*place) for place in places)]
+        busy = {self._node_of(attempt) for attempt in running} if nodes else set()
+        bad = [node for node in sorted(nodes) if node.startswith("i-") and node not in busy | self._thrown_away]
+        if bad:
+            with contextlib.suppress(HostError):  # it may be gone already
+                self.calls.end_machines(bad)
+            self._thrown_away |= set(bad)
+
+    # Never stuck
+
+    def _take_back_stuck(self) -> None:
+        now = self._clock()
+        moved: dict[str, float] = {}
+        for array in self._following.arrays.values():
+            moved[array.queue] = max(moved.get(array.queue, 0.0), array.moved_at)
+        for array in list(self._following.arrays.values()):
+            waiting = [child for child in array.children if child.state == WAITING]
+            if not waiting or array.count(RUNNING):
+                continue
+            said = next((child.reason for child in waiting if child.reason), "")
+            impossible = said.startswith("MISCONFIGURATION")
+            if impossible or now - moved[array.queue] > self._patience.longest_wait:
+                self._block(array, said, impossible=impossible)
+
+    def _block(self, array: Array, said: str, *, impossible: bool) -> None:
+        name = self._fleet.of_queue(self._stack.name, array.queue)
+        if impossible:
+            what, mend = f"No machine of type {name} can run the jobs.", _LOWER
+        else:
+            what = f"No machine of type {name} was to be had for {self._patience.longest_wait / 60:.0f} minutes."
+            mend = _ASK
+        trouble = f"{what} AWS says: {said or 'nothing'}. {mend}"
+        self._blocked[name] = (math.inf if impossible else self._clock() + self._patience.blocked, trouble)
+        try:
+            self.calls.terminate(array.id, f"Taken back by Referee: {what}")
+        except HostError:
+            self._following.look_now()
+            return
+        elsewhere = name not in self._fleet.offered(set(self._blocked))
+        for child in array.children:
+            if child.state == WAITING:
+                child.state, child.reason = ENDED, trouble
+                if impossible and not elsewhere:
+                    self._never_begins.add(id(child))
+
+    def _unblock(self) -> None:
+        now = self._clock()
+        self._blocked = {name: entry for name, entry in self._blocked.items() if entry[0] > now}
+
+
+def _limit_seconds(spec: AttemptSpec) -> int:
+    """A job's time: so that nothing runs for ever when there is no controller. The worker's own limit comes first."""
+    return math.ceil(spec.limits.wall_time.total_seconds() * spec.wall_time_scale) + _STAGING_SECONDS
+
+
+def _runs(array: Array, index: int) -> bool:
+    return array.children[index].state == RUNNING
+
+
+def _words(child: Child) -> str:
+    if child.state == ENDED:
+        return child.reason or "Its job has ended."
+    return child.reason
+
+
+def from_challenge(challenge: Challenge, objects: ObjectStore) -> AwsBatchEngine:
+    """The engine as a challenge describes it, on the stack that it names.
+
+    Raises:
+        ConfigurationError: if the challenge names no stack, or its objects lie where machines in AWS cannot reach them.
+        HostError: if AWS does not show the stack.
+    """
+    choice = challenge.engine.aws
+    if choice is None:
+        raise ConfigurationError("engine.aws: this table is required.", hint="docs/aws.md has an example.")
+    if objects.folder is not None:
+        raise ConfigurationError(
+            "Machines in AWS cannot reach a folder of this machine.", hint="Keep the objects in the stack's bucket."
+        )
+    calls = BatchCalls(choice.region, choice.profile)
+    outputs = calls.outputs(choice.stack)
+    try:
+        stack = Stack(choice.stack, outputs["JobDefinition"], outputs["EventsQueueUrl"])
+    except KeyError as error:
+        raise ConfigurationError(
+            f"The stack {choice.stack} has no output {error}.", hint="Make it with `referee cloud deploy`."
+        ) from None
+    patience = Patience(look=choice.look.total_seconds(), longest_wait=choice.longest_wait.total_seconds())
+    return AwsBatchEngine(objects, calls, stack, fleet_of(challenge, choice), challenge.limits, patience=patience)

@@ -1,0 +1,101 @@
+"""A small real world on the stand-in for AWS Batch: workers are processes of this machine, each of its hosts a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import boto3
+
+from batch_stand_in import REGION, BatchStandIn, Host, Kind, serving
+from referee.challenge import MachineType
+from referee.engines.aws_batch import AwsBatchEngine, Patience, Stack
+from referee.engines.aws_batch_calls import BatchCalls
+from referee.engines.aws_batch_fleet import Fleet
+from worker_world import LIMITS, World, make_world, proofs, watch_leaves
+
+STACK, NODE_FOLDER = "stand-in", "/var/lib/referee"
+MACHINES = {"c5.large": MachineType(cpus=2, memory=4 * 2**30, price=Decimal("0.085"), reference=True)}
+KIND = Kind(vcpus=2, registered_mib=3600, most=1)
+DEFINITION = {
+    "jobDefinitionName": f"{STACK}-worker",
+    "type": "container",
+    "retryStrategy": {"attempts": 1},
+    "containerProperties": {
+        "image": "referee-worker",
+        "command": ["false"],
+        "privileged": True,
+        "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "1024"}],
+        "environment": [{"name": "REFEREE_NOTICE_SECONDS", "value": "0.2"}],
+        "volumes": [{"name": "node", "host": {"sourcePath": NODE_FOLDER}}],
+        "mountPoints": [{"sourceVolume": "node", "containerPath": NODE_FOLDER}],
+    },
+}
+
+
+@dataclass
+class BatchWorld:
+    """The world of workers, the service, and the events' queue."""
+
+    world: World
+    batch: BatchStandIn
+    events_url: str
+
+    def engine(self, *, machines: dict[str, MachineType] | None = None, **patience: float) -> AwsBatchEngine:
+        """A controller's engine, two attempts of each machine type at once."""
+        return AwsBatchEngine(
+            self.world.objects,
+            BatchCalls(REGION, pause=lambda _seconds: None),
+            Stack(STACK, f"{STACK}-worker", self.events_url, NODE_FOLDER),
+            Fleet(machines or MACHINES, slots=2),
+            LIMITS,
+            patience=Patience(**{"look": 0.5, **patience}),
+        )
+
+    def hosts(self) -> list[Path]:
+        """The disks of all machines that there ever were."""
+        return [host.folder for host in self.batch.hosts]
+
+
+@contextlib.contextmanager
+def batch_world(
+    folder: Path, queues: dict[str, Kind] | None = None, *, proven: bool = True, **settings: Any
+) -> Iterator[BatchWorld]:
+    """The world for as long as the context lasts."""
+    world = make_world(folder, proven=False)
+
+    def furnish(host: Host) -> None:
+        watch_leaves(host.folder)
+        if proven:
+            shutil.copytree(proofs(), host.folder / "proofs")
+
+    batch = BatchStandIn(folder / "hosts", queues or {f"{STACK}-c5-large": KIND}, furnish=furnish, **settings)
+    keys = {"AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in", "AWS_DEFAULT_REGION": REGION}
+    with serving(batch) as url, patch.dict(os.environ, keys | {"AWS_ENDPOINT_URL": url}):
+        boto3.client("batch").register_job_definition(**DEFINITION)
+        sqs = boto3.client("sqs")
+        events_url = sqs.create_queue(QueueName=f"{STACK}-events")["QueueUrl"]
+
+        def tell(events: list[dict[str, Any]]) -> None:
+            for begin in range(0, len(events), 10):
+                entries = [
+                    {"Id": str(number), "MessageBody": json.dumps(event)}
+                    for number, event in enumerate(events[begin : begin + 10])
+                ]
+                sqs.send_message_batch(QueueUrl=events_url, Entries=entries)
+
+        batch.events = tell
+        made = BatchWorld(world, batch, events_url)
+        made.engine().bring(world.data)
+        try:
+            yield made
+        finally:
+            batch.events = None
