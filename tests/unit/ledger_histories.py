@@ -53,9 +53,10 @@ def ticking() -> Callable[[], datetime]:
     return tick
 
 
-def new_ledger(folder: Path) -> Ledger:
-    """A fresh ledger in `folder`."""
-    return Ledger.create(folder / "ledger.sqlite", campaign="c-1", challenge_name="faces", clock=ticking())
+def new_ledger(place: Path | str) -> Ledger:
+    """A fresh ledger in a folder, in a file that is not there yet, or at the address of a schema of PostgreSQL."""
+    where = place / "ledger.sqlite" if isinstance(place, Path) and place.is_dir() else place
+    return Ledger.create(where, campaign="c-1", challenge_name="faces", clock=ticking())
 
 
 def phase(name: str = "private_test") -> PhaseRecorded:

@@ -47,7 +47,8 @@ def lead_and_fork(ledger: Ledger) -> None:
 
 
 def main() -> None:
-    with Ledger.open(Path(sys.argv[1])) as ledger:
+    where = sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1])
+    with Ledger.open(where) as ledger:
         match sys.argv[2:]:
             case ["append", mark, count]:
                 append(ledger, mark, int(count))

@@ -21,12 +21,12 @@ from ledger_histories import new_ledger
 from sqlalchemy import create_engine, text
 
 from referee.errors import ConflictError
-from referee.ledger import ControllerStopped, Ledger, NodeProved, RiskAccepted, database, lease, queries
+from referee.ledger import ControllerStopped, Ledger, NodeProved, RiskAccepted, database, lease, queries, sqlite
 
 
 @contextmanager
 def process(ledger: Ledger, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, ledger_process.__file__, str(ledger.path), *arguments]
+    command = [sys.executable, ledger_process.__file__, str(ledger.where), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         try:
             yield started
@@ -40,9 +40,20 @@ def heard(started: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(place: Path | str) -> Iterator[Ledger]:
+    with new_ledger(place) as made:
+        yield made
+
+
+@pytest.fixture
+def file_ledger(tmp_path: Path) -> Iterator[Ledger]:
     with new_ledger(tmp_path) as made:
         yield made
+
+
+def file_of(ledger: Ledger) -> Path:
+    assert isinstance(ledger.where, Path)
+    return ledger.where
 
 
 def test_two_processes_that_append_at_once_make_one_chain(ledger: Ledger) -> None:
@@ -84,7 +95,7 @@ def test_threads_that_append_at_once_make_one_chain(ledger: Ledger) -> None:
 
 
 def test_with_default_transactions_two_connections_fork_a_chain(tmp_path: Path) -> None:
-    """Why `database.open_engine` takes the transactions from the driver and begins them with BEGIN IMMEDIATE."""
+    """Why `sqlite.open_engine` takes the transactions from the driver and begins them with BEGIN IMMEDIATE."""
     engines = [create_engine(f"sqlite:///{tmp_path / 'plain.sqlite'}") for _ in range(2)]
     with engines[0].begin() as connection:
         connection.execute(text("CREATE TABLE links (seq INTEGER PRIMARY KEY AUTOINCREMENT, prev INTEGER)"))
@@ -101,23 +112,23 @@ def test_with_default_transactions_two_connections_fork_a_chain(tmp_path: Path) 
         engine.dispose()
 
 
-def test_nobody_reads_the_head_to_write_while_another_writes(ledger: Ledger) -> None:
-    engine = database.open_engine(ledger.path)
-    other = sqlite3.connect(ledger.path, timeout=0, isolation_level=None)
-    with database.writing(engine), pytest.raises(sqlite3.OperationalError, match="locked"):
+def test_nobody_reads_the_head_to_write_while_another_writes(file_ledger: Ledger) -> None:
+    engine = sqlite.open_engine(file_of(file_ledger))
+    other = sqlite3.connect(file_of(file_ledger), timeout=0, isolation_level=None)
+    with sqlite.writing(engine), pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("BEGIN IMMEDIATE")
     other.close()
     engine.dispose()
 
 
-def test_a_writer_that_never_lets_go_is_reported(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_never_lets_go_is_reported(file_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
-    other = sqlite3.connect(ledger.path, isolation_level=None)
+    other = sqlite3.connect(file_of(file_ledger), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with Ledger.open(ledger.path) as impatient, pytest.raises(ConflictError, match="write lock"):
+    with Ledger.open(file_of(file_ledger)) as impatient, pytest.raises(ConflictError, match="write lock"):
         impatient.append([RiskAccepted(name="late")])
     other.close()
-    ledger.verify()
+    file_ledger.verify()
 
 
 def test_a_second_controller_is_refused_at_once_and_told_by_whom(ledger: Ledger) -> None:
@@ -156,17 +167,17 @@ def test_children_that_outlive_a_killed_controller_do_not_keep_its_lock(ledger: 
 
 
 def test_a_lock_whose_holder_is_gone_is_waited_for_and_then_refused(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    file_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "_GRACE_SECONDS", 0.5)
-    path = ledger.path.with_name(lease.FILE_NAME)
+    path = file_of(file_ledger).with_name(lease.FILE_NAME)
     path.write_text('{"pid": 4194305, "host": "elsewhere"}')  # above the greatest process id of Linux
     with path.open() as kept:
         fcntl.flock(kept, fcntl.LOCK_EX)
-        with pytest.raises(ConflictError, match="process 4194305 on elsewhere"), ledger.lead():
+        with pytest.raises(ConflictError, match="process 4194305 on elsewhere"), file_ledger.lead():
             raise AssertionError
         threading.Timer(0.1, fcntl.flock, (kept, fcntl.LOCK_UN)).start()
-        with ledger.lead() as later:
+        with file_ledger.lead() as later:
             assert later.epoch == 1
 
 

@@ -93,17 +93,17 @@ def test_a_newer_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert version(path) == "9999"
 
 
-def test_the_migrations_lead_to_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    with new_ledger(tmp_path) as ledger, ledger.read() as connection:
+def test_the_migrations_lead_to_the_tables_that_the_code_uses(place: Path | str) -> None:
+    with new_ledger(place) as ledger, ledger.read() as connection:
         assert version_of(connection) == NEWEST
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
 def test_opening_an_up_to_date_ledger_does_not_look_for_migrations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with new_ledger(tmp_path) as ledger:
+    with new_ledger(place) as ledger:
         small_campaign(ledger)
     monkeypatch.delattr(store, "bring_up_to_date")
-    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+    with Ledger.open(place) as ledger:
         assert queries.status(ledger, "private_test").total == 2

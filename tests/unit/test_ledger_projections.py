@@ -21,6 +21,7 @@ from ledger_histories import (
     small_campaign,
 )
 
+import postgresql_world
 from referee.errors import LedgerError
 from referee.ledger import (
     AttemptFenced,
@@ -41,7 +42,19 @@ NAME = "s-1.private_test"
 @given(segments())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_incremental_projections_equal_replayed_ones(history: list[list[Event]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, new_ledger(Path(folder)) as ledger:
+    with tempfile.TemporaryDirectory() as folder:
+        incremental_equals_replayed(Path(folder), history)
+
+
+# Each example takes a schema of its own.
+@given(segments())
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+def test_they_are_equal_in_postgresql(postgresql: postgresql_world.Server, history: list[list[Event]]) -> None:
+    incremental_equals_replayed(postgresql.fresh(), history)
+
+
+def incremental_equals_replayed(place: Path | str, history: list[list[Event]]) -> None:
+    with new_ledger(place) as ledger:
         ledger.append([phase("public_test"), phase("private_test")])
         for segment in history:
             with ledger.lead(host="here") as lease:
@@ -56,8 +69,8 @@ def test_incremental_projections_equal_replayed_ones(history: list[list[Event]])
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with new_ledger(tmp_path) as made:
+def ledger(place: Path | str) -> Iterator[Ledger]:
+    with new_ledger(place) as made:
         made.append([phase(), imported(1), imported(2)])
         yield made
 
@@ -155,8 +168,7 @@ def test_what_fits_is_recorded(ledger: Ledger, events: tuple[Event, ...]) -> Non
     ledger.verify()
 
 
-def test_a_whole_campaign_fits(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    with new_ledger(tmp_path / "other") as ledger:
+def test_a_whole_campaign_fits(place: Path | str) -> None:
+    with new_ledger(place) as ledger:
         small_campaign(ledger, 5)
         ledger.verify()

@@ -33,8 +33,8 @@ PHASE = "private_test"
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with new_ledger(tmp_path) as made:
+def ledger(place: Path | str) -> Iterator[Ledger]:
+    with new_ledger(place) as made:
         made.append([phase(), phase("public_test"), *(imported(number) for number in range(1, 6))])
         yield made
 
@@ -198,8 +198,8 @@ def test_rows_are_frozen(tmp_path: Path) -> None:
         ("SELECT * FROM events WHERE kind = 'risk.accepted' ORDER BY seq", "events_by_kind"),
     ],
 )
-def test_frequent_questions_are_answered_from_an_index_and_unsorted(ledger: Ledger, query: str, index: str) -> None:
-    with ledger.read() as connection:
+def test_frequent_questions_are_answered_from_an_index_and_unsorted(tmp_path: Path, query: str, index: str) -> None:
+    with new_ledger(tmp_path) as ledger, ledger.read() as connection:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}"))
     assert index in plan
     assert "TEMP B-TREE" not in plan

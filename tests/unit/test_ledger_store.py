@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from ledger_histories import ended, identity, imported, new_ledger, phase, planned, requested, small_campaign
 
@@ -19,7 +20,7 @@ from referee.ledger import (
     LedgerCreated,
     RiskAccepted,
     SubmissionImported,
-    database,
+    file_systems,
     queries,
     store,
 )
@@ -27,33 +28,56 @@ from referee.ledger.store import Lease
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(place: Path | str) -> Iterator[Ledger]:
+    with new_ledger(place) as made:
+        yield made
+
+
+@pytest.fixture
+def file_ledger(tmp_path: Path) -> Iterator[Ledger]:
     with new_ledger(tmp_path) as made:
         yield made
 
 
 def tamper(ledger: Ledger, *statements: str) -> None:
-    """What somebody does who has the file and SQLite's own shell."""
-    connection = sqlite3.connect(ledger.path)
-    with connection:
+    """What somebody does who has the file and SQLite's own shell, or the owner's role and psql."""
+    if isinstance(ledger.where, Path):
+        connection = sqlite3.connect(ledger.where)
+        with connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+        return
+    address, _, schema = ledger.where.partition("&schema=")
+    with psycopg.connect(address) as session:
+        session.execute(f'SET search_path TO "{schema}"')
         for statement in statements:
-            connection.execute(statement)
-    connection.close()
+            session.execute(statement)
 
 
-def test_a_new_ledger_is_whole_private_and_alone(ledger: Ledger, tmp_path: Path) -> None:
+def without_triggers(ledger: Ledger) -> tuple[str, ...]:
+    """What a forger begins with."""
+    if isinstance(ledger.where, Path):
+        return ("DROP TRIGGER events_no_update", "DROP TRIGGER events_no_delete")
+    return ("ALTER TABLE events DISABLE TRIGGER USER",)
+
+
+def test_a_new_ledger_is_whole(ledger: Ledger) -> None:
     assert [recorded.event for recorded in ledger.events()] == [
         LedgerCreated(campaign="c-1", challenge_name="faces"),
     ]
-    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
-    ledger.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
     assert queries.campaign(ledger).campaign == "c-1"
+
+
+def test_a_new_file_is_private_and_alone(file_ledger: Ledger, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "ledger.sqlite").stat().st_mode) == 0o600
+    file_ledger.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
 
 
 def test_a_ledger_is_never_made_over_another(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="already"):
-        new_ledger(tmp_path)
+        new_ledger(ledger.where)
     assert [path.name for path in tmp_path.iterdir() if "new" in path.name] == []
     ledger.verify()
 
@@ -68,24 +92,29 @@ def test_what_a_killed_creation_left_is_swept_by_the_next(tmp_path: Path) -> Non
 def test_a_place_that_cannot_be_written_is_the_hosts_matter(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HostError, match="cannot be made in") as caught:
-        new_ledger(tmp_path / "file")
+        new_ledger(tmp_path / "file" / "ledger.sqlite")
     assert "permissions" in caught.value.hint
 
 
-def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_creation_that_fails_leaves_nothing(
+    place: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_connection: object) -> None:
-        assert not (tmp_path / "ledger.sqlite").exists()
+        with pytest.raises(LedgerError, match="no ledger at"):
+            Ledger.open(place)
         raise RuntimeError("power cut")
 
     monkeypatch.setattr(store, "bring_up_to_date", fail)
     with pytest.raises(RuntimeError):
-        new_ledger(tmp_path)
+        new_ledger(place)
+    with pytest.raises(LedgerError, match="no ledger at"):
+        Ledger.open(place)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_ledger_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_ledger_is_said_to_be_missing(place: Path | str, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="no ledger at") as caught:
-        Ledger.open(tmp_path / "ledger.sqlite")
+        Ledger.open(place)
     assert "import" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +126,7 @@ def test_a_file_that_is_no_ledger_is_refused_with_a_sentence(tmp_path: Path) -> 
 
 
 def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "file_system_of", lambda _folder: "nfs4")
+    monkeypatch.setattr(file_systems, "file_system_of", lambda _folder: "nfs4")
     with pytest.raises(HostError, match="network file system") as caught:
         new_ledger(tmp_path)
     assert "local disk" in caught.value.hint
@@ -117,16 +146,16 @@ MOUNTS = r"""
     [("/etc", "ext4"), ("/home/shared disk/x/y", "nfs4"), ("/home/shared", "ext4"), ("/home/b/c", "fuse.sshfs")],
 )
 def test_the_file_system_of_a_place_is_that_of_the_innermost_topmost_mount(place: str, kind: str) -> None:
-    assert database.file_system_of(Path(place), MOUNTS) == kind
+    assert file_systems.file_system_of(Path(place), MOUNTS) == kind
 
 
 def test_the_real_mount_table_is_understood(tmp_path: Path) -> None:
-    assert database.file_system_of(Path("/proc/self")) == "proc"
-    assert database.file_system_of(tmp_path) != "unknown"
+    assert file_systems.file_system_of(Path("/proc/self")) == "proc"
+    assert file_systems.file_system_of(tmp_path) != "unknown"
 
 
-def test_every_connection_syncs_fully_and_writes_ahead(ledger: Ledger) -> None:
-    with ledger.read() as connection:
+def test_every_connection_syncs_fully_and_writes_ahead(file_ledger: Ledger) -> None:
+    with file_ledger.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -154,16 +183,26 @@ def test_each_event_names_the_one_before(ledger: Ledger) -> None:
         "UPDATE events SET kind = 'risk.accepted' WHERE seq = 2",
         "DELETE FROM events WHERE seq = 2",
         "DELETE FROM events",
-        "REPLACE INTO events SELECT seq, prev, time, epoch, kind, '{}', hash FROM events WHERE seq = 2",
         "INSERT INTO events SELECT 99, hash, time, epoch, kind, payload, 'h' FROM events WHERE seq = 2",
         "INSERT INTO events SELECT 20, prev, time, epoch, kind, payload, 'h' FROM events WHERE seq = 2",
     ],
 )
 def test_the_database_itself_keeps_the_chain_append_only(ledger: Ledger, statement: str) -> None:
     small_campaign(ledger)
-    with pytest.raises(sqlite3.IntegrityError, match=r"append-only|only added after the last"):
+    refusal = (sqlite3.IntegrityError, psycopg.IntegrityError)
+    with pytest.raises(refusal, match=r"append-only|only added after the last"):
         tamper(ledger, statement)
     ledger.verify()
+
+
+def test_replace_does_not_get_round_the_triggers(file_ledger: Ledger) -> None:
+    small_campaign(file_ledger)
+    with pytest.raises(sqlite3.IntegrityError, match="only added after the last"):
+        tamper(
+            file_ledger,
+            "REPLACE INTO events SELECT seq, prev, time, epoch, kind, '{}', hash FROM events WHERE seq = 2",
+        )
+    file_ledger.verify()
 
 
 @pytest.mark.parametrize(
@@ -184,14 +223,14 @@ def test_verify_names_the_first_thing_that_was_tampered_with(
 ) -> None:
     small_campaign(ledger)
     ledger.verify()
-    tamper(ledger, "DROP TRIGGER events_no_update", "DROP TRIGGER events_no_delete", *statements)
+    tamper(ledger, *without_triggers(ledger), *statements)
     with pytest.raises(LedgerError, match=found):
         ledger.verify()
 
 
 def test_a_truncated_chain_shows_in_its_tables(ledger: Ledger) -> None:
     small_campaign(ledger)
-    tamper(ledger, "DROP TRIGGER events_no_delete", "DELETE FROM events WHERE seq > 4")
+    tamper(ledger, *without_triggers(ledger), "DELETE FROM events WHERE seq > 4")
     with pytest.raises(LedgerError, match="does not follow from the chain"):
         ledger.verify()
 
@@ -208,7 +247,7 @@ def test_rebuild_makes_the_tables_again(ledger: Ledger) -> None:
 
 def test_rebuild_does_not_build_on_a_broken_chain(ledger: Ledger) -> None:
     small_campaign(ledger)
-    tamper(ledger, "DROP TRIGGER events_no_update", "UPDATE events SET payload = '{}' WHERE seq = 3")
+    tamper(ledger, *without_triggers(ledger), "UPDATE events SET payload = '{}' WHERE seq = 3")
     with pytest.raises(LedgerError, match="event 3"):
         ledger.rebuild()
     assert len(queries.scores(ledger)) == 2
@@ -222,13 +261,14 @@ def test_what_controllers_write_needs_the_lease(ledger: Ledger) -> None:
         ledger.append([requested(1)], epoch=1)
 
 
-def test_an_earlier_epoch_is_fenced_off(ledger: Ledger) -> None:
+def test_an_earlier_epoch_is_fenced_off(tmp_path: Path, file_ledger: Ledger) -> None:
+    ledger = file_ledger
     ledger.append([phase(), imported(1)])
     with ledger.lead(host="old") as old:
         old.append([requested(1)])
         # The lock is forgotten, as a network file system or a copied folder would; the epoch still fences.
-        ledger.path.with_name("controller.lock").unlink()
-        with ledger.lead(host="new") as new, Ledger.open(ledger.path) as other:
+        (tmp_path / "controller.lock").unlink()
+        with ledger.lead(host="new") as new, Ledger.open(ledger.where) as other:
             with pytest.raises(ConflictError, match=r"process \d+ on new \(epoch 2; this one is 1\)"):
                 old.append([planned("s-1.private_test")])
             Lease(other, new.epoch).append([planned("s-1.private_test")])

@@ -7,7 +7,10 @@
 | `seals` | the events that bind the operator: anchors, sealed scores |
 | `chain` | canonical JSON, the hash of a link, walking a chain (pure; the auditor uses it without a database) |
 | `schema`, `migrations` | the tables, and how files of older versions become files of this one |
-| `database` | SQLite: settings, transactions, which places are refused |
+| `database` | what any database below gives: transactions, the controller's lock |
+| `sqlite`, `file_systems` | SQLite: settings, transactions, which places are refused |
+| `postgresql` | PostgreSQL: addresses, sessions, advisory locks |
+| `moves`, `relocation` | moving a ledger to another database |
 | `records` | an event with its place in the chain |
 | `store` | `Ledger`: create, open, append, verify, rebuild, lead |
 | `lease` | the lock that keeps a second controller out |

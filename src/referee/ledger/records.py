@@ -37,6 +37,11 @@ def recorded(link: Link, event: Event | None = None) -> Recorded:
 
 def read_head(connection: Connection) -> Head:
     """The chain's last link."""
-    newest = select(EVENTS.c.seq, EVENTS.c.hash).order_by(EVENTS.c.seq.desc()).limit(1)
-    row = connection.execute(newest).one_or_none()
-    return EMPTY if row is None else Head(row.seq, row.hash)
+    last = read_last(connection)
+    return EMPTY if last is None else Head(last.seq, last.hash)
+
+
+def read_last(connection: Connection) -> Link | None:
+    """The chain's last link, whole."""
+    row = connection.execute(select(EVENTS).order_by(EVENTS.c.seq.desc()).limit(1)).one_or_none()
+    return None if row is None else read_link(row)

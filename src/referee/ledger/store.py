@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, create_engine, func, insert, select
+from sqlalchemy import Connection, bindparam, create_engine, func, insert, select
 
-from referee.errors import ConflictError, HostError, LedgerError
-from referee.ledger import database, projections
-from referee.ledger.chain import Head, Link, next_link, verify_links
+from referee.errors import ConfigurationError, ConflictError, LedgerError
+from referee.ledger import projections
+from referee.ledger.chain import EMPTY, Head, Link, next_link, verify_links
+from referee.ledger.database import ConnectionLostError, Database
 from referee.ledger.events import (
     ControllerStarted,
     ControllerStopped,
@@ -29,13 +30,15 @@ from referee.ledger.events import (
     utc_now,
 )
 from referee.ledger.identities import Identity
-from referee.ledger.lease import FILE_NAME as LOCK_NAME
-from referee.ledger.lease import ControllerLock
 from referee.ledger.migrations import NEWEST, bring_up_to_date, version_of
-from referee.ledger.records import Recorded, read_head, read_link, recorded
+from referee.ledger.moves import LedgerArrived, LedgerMoved
+from referee.ledger.records import Recorded, read_head, read_last, read_link, recorded
 from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES, METADATA, REFUSALS, SUBMISSIONS
+from referee.ledger.sqlite import SqliteDatabase
 
 Clock = Callable[[], datetime]
+
+_PAGE = 1000
 
 
 @dataclass(slots=True)
@@ -55,59 +58,57 @@ class Lease:
 
 
 class Ledger:
-    """A campaign's ledger in the SQLite file `path`. Close it, or use it in a `with` block.
+    """A campaign's ledger, in a SQLite file or in PostgreSQL. Close it, or use it in a `with` block.
 
     It may be used by several threads. A forked child must open its own.
     """
 
-    def __init__(self, path: Path, engine: Engine, clock: Clock) -> None:
-        self.path = path
-        self._engine = engine
+    def __init__(self, place: Database, clock: Clock) -> None:
+        self._database = place
         self._clock = clock
 
+    @property
+    def where(self) -> Path | str:
+        """What opens the same ledger again: a file, or an address."""
+        return self._database.where
+
     @classmethod
-    def create(cls, path: Path, *, campaign: str, challenge_name: str, clock: Clock = utc_now) -> Ledger:
+    def create(cls, where: Path | str, *, campaign: str, challenge_name: str, clock: Clock = utc_now) -> Ledger:
         """Make a new ledger: afterwards it is there whole, or (if this is killed) not at all.
 
+        Args:
+            where: a file, or the address of a PostgreSQL database (`postgresql://HOST/DATABASE?schema=NAME`).
+            campaign: its random name.
+            challenge_name: of the challenge.
+            clock: what time it is.
+
         Raises:
-            ConflictError: if there is something at `path`.
-            HostError: if it lies on a network file system, or the folder cannot be written.
+            ConflictError: if there is something at that place.
+            HostError: if the file would lie on a network file system, or the place cannot be written.
+            ConfigurationError: if the address is not usable.
         """
-        database.refuse_network_file_system(path.parent)
-        draft = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
         created = LedgerCreated(campaign=campaign, challenge_name=challenge_name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            with cls(draft, database.open_engine(draft), clock) as made, database.writing(made._engine) as connection:
+        with cls(database_at(where), clock) as made:
+
+            def fill(connection: Connection) -> None:
                 bring_up_to_date(connection)
                 made._write(connection, [created], None)
-            _publish(draft, path)
-        except OSError as error:
-            raise HostError(
-                f"A ledger cannot be made in {path.parent}: {error.strerror}.",
-                hint="Check the folder's permissions and room; its file system must know hard links.",
-            ) from error
-        finally:
-            _sweep_drafts(path)
-        return cls.open(path, clock=clock)
+
+            made._database.create(fill)
+        return cls.open(where, clock=clock)
 
     @classmethod
-    def open(cls, path: Path, *, clock: Clock = utc_now) -> Ledger:
+    def open(cls, where: Path | str, *, clock: Clock = utc_now) -> Ledger:
         """Open a ledger, and bring it up to date if an older version of Referee wrote it.
 
         Raises:
             LedgerError: if there is none, or a newer version wrote it.
-            HostError: if it lies on a network file system.
+            HostError: if it lies on a network file system, or its database cannot be reached.
+            ConfigurationError: if the address is not usable.
         """
-        if not path.is_file():
-            raise LedgerError(
-                f"There is no ledger at {path}.",
-                hint="Begin with `referee submissions import`, in the challenge's folder.",
-            )
-        database.refuse_network_file_system(path.parent)
-        ledger = cls(path, database.open_engine(path), clock)
+        ledger = cls(database_at(where), clock)
         try:
+            ledger._database.require()
             with ledger.read() as connection:
                 version = version_of(connection)
             if version != NEWEST:
@@ -118,8 +119,8 @@ class Ledger:
         return ledger
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._engine.dispose()
+        """Let go of the file or the connections."""
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +132,7 @@ class Ledger:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A reading transaction: one unchanging state of the ledger, for `queries`."""
-        return database.reading(self._engine)
+        return self._database.reading()
 
     # Writing
 
@@ -146,20 +147,23 @@ class Ledger:
             identities: the names behind the submissions that these events import.
 
         Raises:
-            ConflictError: if another controller has taken over since `epoch`, or that lease has ended.
+            ConflictError: if another controller has taken over since `epoch`, that lease has ended, or the ledger was
+                moved to another place.
+            ConnectionLostError: if the database went away; whether this was written shows when it is back.
             LedgerError: if an event does not fit what happened before it.
         """
         for event in events:
-            if isinstance(event, LedgerCreated | ControllerStarted):
+            if isinstance(event, LedgerCreated | ControllerStarted | LedgerMoved | LedgerArrived):
                 raise LedgerError(
-                    f"{event.kind} is written by the ledger itself.", hint="Use `Ledger.create` or `Ledger.lead`."
+                    f"{event.kind} is written by the ledger itself.",
+                    hint="Use `Ledger.create`, `Ledger.lead` or `relocate`.",
                 )
             if event.by_controller and epoch is None:
                 raise LedgerError(
                     f"{event.kind} may only be written by the controller that holds the lease.",
                     hint="Use `Ledger.lead` and give its epoch.",
                 )
-        with database.writing(self._engine) as connection:
+        with self._database.writing(leading=epoch is not None) as connection:
             if epoch is not None:
                 _check_epoch(connection, epoch)
             for identity in identities:
@@ -169,7 +173,11 @@ class Ledger:
         return written
 
     def _write(self, connection: Connection, events: Sequence[Event], epoch: int | None) -> list[Recorded]:
-        head = read_head(connection)
+        last = read_last(connection)
+        first = events[0] if events else None
+        if last is not None and last.kind == LedgerMoved.kind and not isinstance(first, LedgerArrived):
+            raise self._moved(last)
+        head = Head(last.seq, last.hash) if last else EMPTY
         links: list[Link] = []
         for event in events:
             link = next_link(head, self._clock(), epoch, event.kind, event.payload())
@@ -181,6 +189,16 @@ class Ledger:
             projections.apply(connection, link, event)
         return [recorded(link, event) for link, event in zip(links, events, strict=True)]
 
+    def _moved(self, last: Link) -> ConflictError:
+        place = (
+            self._database.signpost()
+            or {"sqlite": "a SQLite file", "postgresql": "PostgreSQL"}[str(json.loads(last.payload)["to"])]
+        )
+        return ConflictError(
+            f"This ledger ({self._database.name}) was moved to {place}; it can be read, but nothing is added here.",
+            hint="Let [ledger] in challenge.toml name the new place (`url`; without one, the ledger is the file).",
+        )
+
     @contextmanager
     def lead(self, *, host: str | None = None) -> Iterator[Lease]:
         """Be the controller while the block lasts: take the lock, and begin a new epoch.
@@ -189,7 +207,7 @@ class Ledger:
             ConflictError: at once, if another controller holds the lock; it names process and host.
         """
         name = host or socket.gethostname()
-        lock = ControllerLock(self.path.with_name(LOCK_NAME))
+        lock = self._database.lock()
         lock.acquire(name)
         try:
             lease = Lease(self, self._begin_epoch(name))
@@ -197,15 +215,17 @@ class Ledger:
                 yield lease
             except BaseException as error:
                 lease.reason = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+                # What ended the block counts more; and what the chain does not say now, the next start says.
+                with suppress(ConnectionLostError):
+                    self._end_epoch(lease)
                 raise
-            finally:
-                self._end_epoch(lease)
+            self._end_epoch(lease)
         finally:
             lock.release()
 
     def _begin_epoch(self, host: str) -> int:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        with database.writing(self._engine) as connection:
+        with self._database.writing(leading=True) as connection:
             newest = _newest_controller(connection)
             epoch = (newest[0] if newest else 0) + 1
             started = ControllerStarted(epoch=epoch, host=host, pid=os.getpid(), boot_id=boot_id)
@@ -259,7 +279,7 @@ class Ledger:
 
     def rebuild(self) -> None:
         """Make every projection again from the chain, after checking the chain."""
-        with database.writing(self._engine) as connection:
+        with self._database.writing() as connection:
             verify_links(_links(connection))
             self._rebuild(connection)
 
@@ -270,14 +290,39 @@ class Ledger:
 
     def _migrate(self) -> None:
         # A controller of the older version must not write while its tables change.
-        lock = ControllerLock(self.path.with_name(LOCK_NAME))
+        lock = self._database.lock()
         lock.acquire(socket.gethostname())
         try:
-            with database.writing(self._engine) as connection:
+            with self._database.writing(leading=True) as connection:
                 bring_up_to_date(connection)
                 self._rebuild(connection)
         finally:
             lock.release()
+
+
+def database_at(where: Path | str) -> Database:
+    """The database at a place: PostgreSQL for an address, SQLite for a file.
+
+    Raises:
+        ConfigurationError: if the address is not usable, or psycopg is not installed.
+        HostError: if the file lies on a network file system.
+    """
+    if isinstance(where, Path):
+        return SqliteDatabase(where)
+    try:
+        # Most challenges need no psycopg, and it need not be installed for them.
+        from referee.ledger.postgresql import PostgresqlDatabase, is_address  # noqa: PLC0415 - see above
+    except ImportError as error:
+        raise ConfigurationError(
+            "The ledger is in PostgreSQL, and the driver for it is not installed.",
+            hint="Install it with `pip install 'referee[postgresql]'`.",
+        ) from error
+    if not is_address(where):
+        raise ConfigurationError(
+            "The ledger's url is not the address of a PostgreSQL database.",
+            hint="Write it as postgresql://USER@HOST:PORT/DATABASE, or leave it out to keep the ledger in a file.",
+        )
+    return PostgresqlDatabase(where)
 
 
 def _columns(thing: Link | Identity) -> dict[str, object]:
@@ -285,8 +330,12 @@ def _columns(thing: Link | Identity) -> dict[str, object]:
 
 
 def _links(connection: Connection) -> Iterator[Link]:
-    rows = connection.execute(select(EVENTS).order_by(EVENTS.c.seq).execution_options(yield_per=1000))
-    return map(read_link, rows)
+    # Page by page, so that a long chain is not in memory at once and no cursor is left open by who stops in the middle.
+    page = select(EVENTS).where(EVENTS.c.seq > bindparam("after")).order_by(EVENTS.c.seq).limit(_PAGE)
+    after = 0
+    while rows := connection.execute(page, {"after": after}).all():
+        yield from map(read_link, rows)
+        after = rows[-1].seq
 
 
 def _newest_controller(connection: Connection) -> tuple[int, str, int, str | None] | None:
@@ -361,23 +410,3 @@ def _verify_projections(
                 f"The table {table} does not follow from the chain, beginning with {first[0]!r}.",
                 hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
             )
-
-
-def _publish(draft: Path, path: Path) -> None:
-    try:
-        # A link, not a rename: it fails where something is.
-        os.link(draft, path)
-    except FileExistsError as error:
-        raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sweep_drafts(path: Path) -> None:
-    for draft in path.parent.glob(f".{path.name}.new-*"):
-        owner = int(draft.name.split(".new-")[1].split("-")[0])
-        if owner == os.getpid() or not Path(f"/proc/{owner}").exists():
-            draft.unlink(missing_ok=True)

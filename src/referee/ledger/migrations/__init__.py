@@ -11,6 +11,27 @@ from referee.errors import LedgerError
 # The newest revision. Kept here so that opening a ledger that is up to date does not load alembic.
 NEWEST = "0007"
 
+# SQLite orders text by its bytes; a database's own collation may order it by the rules of a language.
+_ORDER_BY_BYTES = """
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN
+    SELECT c.table_schema, c.table_name, c.column_name, format_type(a.atttypid, a.atttypmod) AS type
+    FROM information_schema.columns c
+    JOIN pg_attribute a ON a.attrelid = format('%I.%I', c.table_schema, c.table_name)::regclass
+      AND a.attname = c.column_name
+    JOIN information_schema.tables t USING (table_schema, table_name)
+    WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'
+      AND c.data_type IN ('text', 'character varying') AND c.collation_name IS DISTINCT FROM 'C'
+  LOOP
+    EXECUTE format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE %s COLLATE "C"',
+                   found.table_schema, found.table_name, found.column_name, found.type);
+  END LOOP;
+END $$
+"""
+
 
 def version_of(connection: Connection) -> str | None:
     """The revision that the database is at; None for an empty one."""
@@ -42,3 +63,5 @@ def bring_up_to_date(connection: Connection, *, revision: str = NEWEST) -> None:
             hint="Install that version, or a later one.",
         )
     command.upgrade(config, revision)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(_ORDER_BY_BYTES))

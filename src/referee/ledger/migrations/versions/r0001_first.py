@@ -17,6 +17,44 @@ TRIGGERS = (
        BEGIN SELECT RAISE(ABORT, 'events are only added after the last one'); END""",
 )
 
+POSTGRESQL_TRIGGERS = (
+    """CREATE FUNCTION events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN
+         RAISE EXCEPTION 'events are append-only' USING ERRCODE = 'integrity_constraint_violation';
+       END $$""",
+    # Whatever the writer's search path is, the table that is written to is the one that is looked at.
+    """CREATE FUNCTION events_are_added_at_the_end() RETURNS trigger LANGUAGE plpgsql AS $$
+       DECLARE
+         last_seq integer;
+         last_hash text;
+       BEGIN
+         EXECUTE format('SELECT seq, hash FROM %I.%I ORDER BY seq DESC LIMIT 1', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+           INTO last_seq, last_hash;
+         IF NEW.seq IS DISTINCT FROM coalesce(last_seq, 0) + 1
+            OR NEW.prev IS DISTINCT FROM coalesce(last_hash, repeat('0', 64)) THEN
+           RAISE EXCEPTION 'events are only added after the last one'
+             USING ERRCODE = 'integrity_constraint_violation';
+         END IF;
+         RETURN NEW;
+       END $$""",
+    (
+        "CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events"
+        " FOR EACH ROW EXECUTE FUNCTION events_are_append_only()"
+    ),
+    (
+        "CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events"
+        " FOR EACH STATEMENT EXECUTE FUNCTION events_are_append_only()"
+    ),
+    (
+        "CREATE TRIGGER events_only_at_the_end BEFORE INSERT ON events"
+        " FOR EACH ROW EXECUTE FUNCTION events_are_added_at_the_end()"
+    ),
+    *(
+        f"ALTER TABLE events ENABLE ALWAYS TRIGGER {name}"
+        for name in ("events_no_change", "events_no_truncate", "events_only_at_the_end")
+    ),
+)
+
 
 def upgrade() -> None:
     op.create_table(
@@ -179,5 +217,5 @@ def upgrade() -> None:
     )
     # Whoever writes, nothing in the chain is changed or taken away, and nothing is added but at its end. REPLACE would
     # delete without firing the delete trigger, so the insert trigger looks at the last link itself.
-    for trigger in TRIGGERS:
+    for trigger in POSTGRESQL_TRIGGERS if op.get_bind().dialect.name == "postgresql" else TRIGGERS:
         op.execute(sa.text(trigger.replace(":", r"\:")))

@@ -1,0 +1,26 @@
+"""What tests of several folders share: a PostgreSQL server for the whole session, and the two kinds of ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import postgresql_world
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_world.Server]:
+    """A server for all tests; each uses schemas of its own (`fresh`), and none stops it."""
+    with postgresql_world.server() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A place for a ledger that is not there yet: a file, or the address of a schema."""
+    if request.param == "sqlite":
+        return tmp_path / "ledger.sqlite"
+    server: postgresql_world.Server = request.getfixturevalue("postgresql")
+    return server.fresh()
