@@ -291,7 +291,8 @@ class AwsChoice(Frozen):
         profile: of the credentials on this machine; by default what AWS's tools find.
         alone: each submission gets a machine to itself.
         longest_wait: for a machine, while nothing of its queue moves; then the jobs are taken back.
-        look: between two times that states are looked up, beside events.
+        listen: between two times that events are fetched.
+        look: between two times that states are looked up, because events may be lost.
     """
 
     stack: Annotated[str, Field(pattern=r"[a-z][a-z0-9-]{0,31}")]
@@ -299,7 +300,8 @@ class AwsChoice(Frozen):
     profile: str | None = None
     alone: bool = False
     longest_wait: Duration = timedelta(hours=1)
-    look: Duration = timedelta(minutes=2)
+    listen: Duration = timedelta(minutes=1)
+    look: Duration = timedelta(minutes=5)
 
 
 class EngineChoice(Frozen):
