@@ -7,7 +7,7 @@ DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
 .PHONY: help demo test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
-	bench-local bench-scores bench-coverage bench-isolation bench-plan
+	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-fuzz
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -59,6 +59,11 @@ bench-coverage: $(DEVELOPING)  ## How often intervals and rank sets hold the tru
 
 bench-isolation: $(DEVELOPING)  ## What each isolation level costs: the same work bare, at runc and at gVisor, in turns
 	$(BIN)/python benchmarks/bench_isolation.py
+
+bench-fuzz: $(DEVELOPING)  ## two million hostile inputs to every reader, guided by coverage
+	@test -d .cache/fuzz/packages/atheris || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes \
+		--no-deps --target .cache/fuzz/packages -r requirements/fuzz.txt
+	$(BIN)/python benchmarks/fuzz.py
 
 bench-plan: $(DEVELOPING)  ## what the planner promises and keeps, on simulated campaigns
 	$(BIN)/python benchmarks/bench_plan.py
