@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
 from referee.orders import Orders
 from referee.planning.plan import Plan, read_plan
+from referee.reproductions import kept_off
 from referee.sandbox import examine_host, prove_host
 from referee.units import format_duration, format_size
 from referee.verdicts import MEANINGS, Verdict
@@ -116,7 +117,6 @@ def evaluate(
     *,
     orders: Orders | None = None,
     series: queries.SeriesRow | None = None,
-    held: Mapping[str, str] | None = None,
 ) -> Campaign:
     """Record the phase, prove this machine, and run a campaign to its end, with progress and orderly interruption.
 
@@ -127,8 +127,11 @@ def evaluate(
         phase: the phase.
         orders: what is to be run now, and where.
         series: further runs instead of the official evaluations.
-        held: submissions that are not to be evaluated, with the reason.
+
+    Raises:
+        ConfigurationError: if challenge.toml requires that submissions reproduce first, and some were not checked.
     """
+    held = {} if series else kept_off(workspace, ledger, phase)
     with _byte_progress(f"Recording {phase}") as on_progress:
         data, events = workspace.record(phase, on_progress)
     sandbox = workspace.challenge.sandbox
@@ -263,6 +266,13 @@ def _closing_words(ledger: Ledger, phase: str, campaign: Campaign) -> int:
     if status.done == status.total:
         screen.say(f"All {status.total} evaluations on {phase} have ended: {ok} ok, {status.total - ok} not.")
         _print_failures(ledger, phase)
+        if held := queries.held(ledger, phase):
+            screen.say(
+                f"{len(held)} submissions were not run, because they did not reproduce: {', '.join(sorted(held))}."
+            )
+            screen.say(
+                "`referee reproduce` says why; `referee ruling admit SUBMISSION --reason TEXT` lets one through."
+            )
         screen.say(f"Next: referee score --phase {phase}")
         return 0
     screen.say(f"{status.done} of {status.total} evaluations on {phase} have ended; {status.waiting} wait.")

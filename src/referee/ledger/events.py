@@ -430,7 +430,6 @@ class SubmissionReproduced(Event, kind="submission.reproduced"):
     rerun_score: FloatText | None = None
     largest_change: FloatText | None = None
     run_to_run: FloatText | None = None
-    runs: int = Field(default=0, ge=0)
     tolerance: FloatText
 
 

@@ -91,8 +91,12 @@ def _accepted(
 ) -> Iterator[tuple[str, Any]]:
     """Each evaluation with its predictions, read strictly once more; the others go to `refused`."""
     from referee.predictions import PredictionError, read_predictions  # noqa: PLC0415 - as above
+    from referee.scoring.recorded import read_recorded_predictions  # noqa: PLC0415 - as above
 
     for head, data in frames:
+        if "recorded" in head:
+            yield head["evaluation"], read_recorded_predictions(data, names, layout)
+            continue
         try:
             predictions = read_predictions(data, names, layout, limit_bytes=limit_bytes)
         except PredictionError as error:

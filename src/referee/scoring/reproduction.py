@@ -234,6 +234,11 @@ def _why(
     for applies, cause, text in candidates:
         if applies:
             return cause, text
+    if spread is not None:
+        return Cause.UNKNOWN, (
+            f"{len(rerun.predictions)} runs of the image agree with each other, so what was recorded is not what this "
+            "image gives on these files."
+        )
     return Cause.UNKNOWN, "The cause cannot be told; a second run would show whether the image is deterministic."
 
 

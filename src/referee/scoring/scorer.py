@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import IO, Any
 
 from referee.errors import CheckFailedError, ConfigurationError, HostError, RefereeError
@@ -82,6 +84,7 @@ def ask_scorer(
     *,
     limit_bytes: int,
     limits: ScoringLimits | None = None,
+    recorded: Mapping[str, Path] | None = None,
 ) -> tuple[dict[str, Any], list[Refused]]:
     """Hand an order and the results' files to the scoring process, and wait for its answer.
 
@@ -91,6 +94,8 @@ def ask_scorer(
         store: where they lie.
         limit_bytes: no prediction file is larger.
         limits: of the process.
+        recorded: prediction files that a competition kept, by submission; they are read leniently, and handed on as
+            `recorded/SUBMISSION`.
 
     Returns:
         The answer, and the results that could not be used.
@@ -104,9 +109,10 @@ def ask_scorer(
     refused: list[Refused] = []
     whole = dict(order) | {
         "limit_bytes": limit_bytes,
-        "limits": _kernel_limits(limits or ScoringLimits(), len(results)),
+        "limits": _kernel_limits(limits or ScoringLimits(), len(results) + len(recorded or {})),
     }
-    answer = _converse(whole, _frames(results, store, limit_bytes, refused))
+    frames = chain(_frames(results, store, limit_bytes, refused), _kept(recorded or {}, limit_bytes))
+    answer = _converse(whole, frames)
     refused += [Refused(evaluation, reason) for evaluation, reason in answer["refused"].items()]
     return answer, refused
 
@@ -121,6 +127,18 @@ def _frames(
             refused.append(Refused(result.evaluation, str(error)))
             continue
         yield {"evaluation": result.evaluation, "digest": result.predictions_digest}, data
+
+
+def _kept(recorded: Mapping[str, Path], limit_bytes: int) -> Iterator[tuple[dict[str, str], bytes]]:
+    for submission, path in recorded.items():
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise ConfigurationError(
+                f"The recorded predictions {path} are larger than the limit of the contract's output.",
+                hint="Leave that file out, or raise limits.output.",
+            )
+        yield {"evaluation": f"recorded/{submission}", "recorded": "yes"}, data
 
 
 def _kernel_limits(limits: ScoringLimits, files: int) -> dict[str, int]:

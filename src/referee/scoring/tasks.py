@@ -64,4 +64,17 @@ def analysis(given: Given) -> dict[str, Any]:
     return {"analysis": found.model_dump(mode="json")}
 
 
-TASKS: dict[str, Callable[[Given], dict[str, Any]]] = {"score": score, "analysis": analysis}
+def reproduction(given: Given) -> dict[str, Any]:
+    """Re-runs against what was recorded."""
+    from referee.scoring.recheck import FOUND, RecheckOrder, recheck  # noqa: PLC0415 - as above
+
+    order = RecheckOrder.model_validate(given.order["reproduction"])
+    found = recheck(order, given.metrics[0], given.labels, dict(given.predictions))
+    return {"reproduction": FOUND.dump_python(found, mode="json")}
+
+
+TASKS: dict[str, Callable[[Given], dict[str, Any]]] = {
+    "score": score,
+    "analysis": analysis,
+    "reproduction": reproduction,
+}

@@ -1,0 +1,205 @@
+"""`referee reproduce` and `referee confirm`: do runs give again what was recorded, and what stands?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import TypeAdapter
+
+from referee.cli import screen
+from referee.cli.app import HERE, INTERRUPTED, AsJson, Folder, app
+from referee.cli.campaigns import evaluate, refuse_unfit_host
+from referee.cli.gate import refuse_sealed
+from referee.confirmations import begin, conclude, score_series
+from referee.errors import CheckFailedError, ConfigurationError
+from referee.ledger import ConfirmationRecorded, Ledger, queries
+from referee.ledger.queries import SeriesRow
+from referee.reproductions import check, record, recorded_facts, reproduction_phase, second_run
+from referee.scoring.reproduction import Outcome, Reproduction, SuccessRate, success_rate
+from referee.workspace import Workspace
+
+
+@app.command
+def reproduce(
+    *,
+    phase: Annotated[
+        str | None, Parameter(help="Which public phase; by default the declared one, or the last in the file.")
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        Parameter(help="CSV of recorded scores (submission,score[,hardware]); by default those of the manifest."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, Parameter(help="Folder of recorded prediction files, NAME.csv or BLIND-ID.csv.")
+    ] = None,
+    again: Annotated[
+        bool, Parameter(negative="", help="Run what did not reproduce exactly once more, to tell chance from change.")
+    ] = False,
+    challenge: Folder = HERE,
+    json: AsJson = False,
+) -> int:
+    """Compare what was evaluated on a public phase with what was recorded there, and say for each submission why not.
+
+    The first valid attempt counts, never the best. What came of it is recorded in the ledger.
+    """
+    workspace = Workspace.open(challenge)
+    name = reproduction_phase(workspace.challenge, phase)
+    with workspace.ledger() as ledger:
+        refuse_sealed(ledger, name)
+        scores, files = recorded_facts(ledger, recorded, predictions)
+        found = check(workspace, ledger, name, scores, files)
+        if again and (series := second_run(ledger, name, found)) is not None:
+            if not _run_series(workspace, ledger, series):
+                screen.say("Go on with: referee reproduce --again")
+                return INTERRUPTED
+            found = check(workspace, ledger, name, scores, files)
+        record(workspace, ledger, name, found)
+        waiting = sum(row.verdict is None for row in queries.evaluations(ledger, name))
+    rate = success_rate(found)
+    if json:
+        screen.print_json({"phase": name, "waiting": waiting} | _document(found, rate))
+        return 0
+    _print_found(name, found)
+    for line in rate_lines(rate):
+        screen.say(line)
+    if waiting:
+        screen.say(f"{waiting} evaluations on {name} have not ended and were not compared.")
+    return 0
+
+
+def _run_series(workspace: Workspace, ledger: Ledger, series: SeriesRow) -> bool:
+    """Make the runs of a series that are left; whether all have ended."""
+    refuse_unfit_host(workspace)
+    with ledger.lead() as lease:
+        campaign = evaluate(workspace, ledger, lease, series.phase, series=series)
+    status = queries.status(ledger, series.phase, series.series)
+    if status.done < len(series.submissions):
+        screen.say(f"{status.done} of {len(series.submissions)} further runs have ended. {campaign.stopped_because}")
+        return False
+    return True
+
+
+def _document(found: tuple[Reproduction, ...], rate: SuccessRate) -> dict[str, Any]:
+    return {
+        "rate": TypeAdapter(SuccessRate).dump_python(rate, mode="json"),
+        "submissions": TypeAdapter(tuple[Reproduction, ...]).dump_python(found, mode="json"),
+    }
+
+
+def _print_found(phase: str, found: tuple[Reproduction, ...]) -> None:
+    order = [Outcome.DIFFERENT, Outcome.FAILED, Outcome.NOTHING_RECORDED, Outcome.WITHIN_TOLERANCE, Outcome.EXACT]
+    screen.print_table(
+        ["submission", "outcome", "recorded>", "re-run>", "difference>", "likely cause", "what is known"],
+        [
+            (
+                one.submission,
+                one.outcome.replace("_", " "),
+                "" if one.recorded_score is None else f"{one.recorded_score:.5f}",
+                "" if one.rerun_score is None else f"{one.rerun_score:.5f}",
+                "" if one.difference is None else f"{one.difference:+.2g}",
+                one.cause.replace("_", " ").replace("none", ""),
+                one.explanation,
+            )
+            for one in sorted(found, key=lambda one: (order.index(one.outcome), one.submission))
+        ],
+        title=f"{phase}: re-runs against what was recorded",
+    )
+
+
+def rate_lines(rate: SuccessRate) -> list[str]:
+    """How many could be re-run and how many reproduced, in sentences, with the causes of the others."""
+    if not rate.submissions:
+        return ["Nothing was compared."]
+    comparable = rate.rerun - rate.outcomes.get(Outcome.NOTHING_RECORDED, 0)
+    lines = [f"{rate.rerun} of {rate.submissions} submissions ({rate.rerun / rate.submissions:.0%}) could be re-run."]
+    if comparable:
+        share = rate.reproduced / comparable
+        lines.append(f"{rate.reproduced} of the {comparable} with a recorded score ({share:.0%}) gave it again.")
+    if rate.causes:
+        causes = ", ".join(f"{count} {cause.replace('_', ' ')}" for cause, count in rate.causes.items())
+        lines.append(f"Likely causes where not, or not exactly: {causes}.")
+    return lines
+
+
+@app.command
+def confirm(
+    *,
+    top: Annotated[int, Parameter(help="Ranks up to this one are run again.")],
+    phase: Annotated[str | None, Parameter(help="Which phase; by default the private one that was run.")] = None,
+    runs: Annotated[int, Parameter(help="How often.")] = 3,
+    machine_type: Annotated[
+        str | None, Parameter(help="The one machine type; by default that on which the winner ran.")
+    ] = None,
+    challenge: Folder = HERE,
+    json: AsJson = False,
+) -> int:
+    """Run the prize zone again on one machine type, and compare predictions, scores and ranks with what stands.
+
+    What comes of it is recorded; no score and no rank changes by it. The exit status is 1 where a run differs.
+    """
+    if top < 1 or runs < 1:
+        raise ConfigurationError("--top and --runs are at least 1.", hint="For example --top 3.")
+    workspace = Workspace.open(challenge)
+    if machine_type is not None and workspace.challenge.machines and machine_type not in workspace.challenge.machines:
+        raise ConfigurationError(
+            f"There is no machine type {machine_type!r}.",
+            hint=f"Choose one of: {', '.join(workspace.challenge.machines)}.",
+        )
+    with workspace.ledger() as ledger:
+        name = workspace.phase_or_default(ledger, phase)
+        refuse_sealed(ledger, name)
+        all_series = begin(workspace, ledger, name, top=top, runs=runs, machine_type=machine_type)
+        for series in all_series:
+            if not _run_series(workspace, ledger, series):
+                screen.say(f"Go on with: referee confirm --top {top}")
+                return INTERRUPTED
+            if refused := score_series(workspace, ledger, series).refused:
+                raise CheckFailedError(
+                    "Further runs could not be scored: " + "; ".join(f"{r.evaluation}: {r.reason}" for r in refused),
+                    hint="Find out what happened to these results in the object store, then run this again.",
+                )
+        event = conclude(workspace, ledger, name, all_series, top)
+        board = workspace.board(ledger, name)
+    if json:
+        screen.print_json(event.payload() | {"confirmed": _confirmed(event)})
+    else:
+        _print_confirmation(event, {row.submission: (row.rank, row.score) for row in board.rows})
+    return 0 if _confirmed(event) else CheckFailedError.exit_code
+
+
+def _confirmed(event: ConfirmationRecorded) -> bool:
+    return all(run.same_predictions for run in event.runs)
+
+
+def _print_confirmation(event: ConfirmationRecorded, board: dict[str, tuple[int, float]]) -> None:
+    screen.print_table(
+        ["submission", "rank>", "score>", "run", "verdict", "machine", "predictions", "score>", "rank by it>"],
+        [
+            (
+                run.submission,
+                *(
+                    (str(board[run.submission][0]), f"{board[run.submission][1]:.5f}")
+                    if run.submission in board
+                    else ("", "")
+                ),
+                run.series,
+                run.verdict,
+                run.node or "",
+                {True: "the very same", False: "different", None: "none"}[run.same_predictions],
+                "" if run.score is None else f"{float(run.score):.5f}",
+                "" if run.rank is None else str(run.rank),
+            )
+            for run in event.runs
+        ],
+        title=f"{event.phase}: ranks 1 to {event.top}, run again on {event.machine_type}",
+    )
+    same = sum(bool(run.same_predictions) for run in event.runs)
+    screen.say(f"{same} of {len(event.runs)} further runs gave the very same predictions. No score was changed.")
+    machines = Counter(run.node for run in event.runs if run.node)
+    if len(machines) == 1:
+        screen.say(f"All ran on the one machine {next(iter(machines))}: how other machines would do is not shown.")
+    else:
+        screen.say(f"They ran on {len(machines)} machines: {', '.join(sorted(machines))}.")
