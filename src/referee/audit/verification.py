@@ -271,7 +271,7 @@ def _check_identities(archive: Archive, ledger: Ledger, manifest: Manifest) -> s
 def _check_anchors(
     archive: Archive, links: Sequence[Link], at_anchor: dict[int, dict[str, str | None]]
 ) -> dict[int, str]:
-    salts: dict[int, str] = {}
+    salts: list[tuple[int, str]] = []
     by_seq = {link.seq: link for link in links if link.kind == AnchorPublished.kind}
     for number, value in _rows(archive, contents.ANCHORS, {"salt", "seq"}):
         seq, salt = value["seq"], value["salt"]
@@ -281,10 +281,10 @@ def _check_anchors(
         labels = {phase: at_anchor[seq].get(phase) for phase in event.data}
         if labels_commitment(salt, labels) != event.labels:
             raise wrong(f"The anchor in event {seq} does not commit to the labels that the ledger held then.")
-        salts[seq] = salt
-    if list(salts) != sorted(by_seq):
+        salts.append((seq, salt))
+    if [seq for seq, _ in salts] != sorted(by_seq):
         raise wrong(f"{contents.ANCHORS} in the bundle does not list every anchor in the ledger once, in order.")
-    return salts
+    return dict(salts)
 
 
 def _check_against(
