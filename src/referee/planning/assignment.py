@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from referee.errors import ConfigurationError
+from referee.units import format_duration
 
 Floats = NDArray[np.float64]
 _EXACT_UP_TO = 100
@@ -323,19 +324,34 @@ class WhatIf:
 def what_if(
     needs: Sequence[Need], options: Sequence[Option], bounds: Bounds, now: Assignment, step_machines: int = 10
 ) -> list[WhatIf]:
-    """What `step_machines` more or fewer machines in each quota pool, or three days more or less, would change."""
+    """What `step_machines` more or fewer in each quota pool or of own machines, or another deadline, would change."""
     changes: dict[str, Bounds] = {}
+    fleets: dict[str, list[Option]] = {}
     for pool, vcpus in (bounds.quotas or {}).items():
         of_pool = [option.vcpus for option in options if option.quota_pool == pool]
         step = step_machines * min(of_pool, default=0.0)
         for sign, word in ((1, "more"), (-1, "fewer")):
             quotas = {**(bounds.quotas or {}), pool: max(vcpus + sign * step, 0.0)}
             changes[f"{step_machines} {word} machines in {pool}"] = replace(bounds, quotas=quotas)
+    for option in options:
+        if option.machines is not None and bounds.deadline_hours is not None:
+            step = min(step_machines, max(option.machines // 4, 1))
+            for sign, word in ((step, "more"), (-step, "fewer")):
+                other = replace(option, machines=max(option.machines + sign, 0))
+                fleets[f"{step} {word} {option.name}"] = [other if each is option else each for each in options]
     if bounds.deadline_hours is not None:
-        for days in (3, -3):
-            later = replace(bounds, deadline_hours=max(bounds.deadline_hours + 24 * days, 0.0))
-            changes[f"a deadline {abs(days)} days {'later' if days > 0 else 'earlier'}"] = later
-    return [_what_if(change, needs, options, bounds, now) for change, bounds in changes.items()]
+        # Three days matter to weeks; to a shorter deadline a quarter of it.
+        hours = 72.0 if bounds.deadline_hours >= 240 else bounds.deadline_hours / 4
+        for shift, word in ((hours, "later"), (-hours, "earlier")):
+            later = replace(bounds, deadline_hours=bounds.deadline_hours + shift)
+            changes[f"a deadline {_duration(hours)} {word}"] = later
+    return [_what_if(change, needs, options, bounds, now) for change, bounds in changes.items()] + [
+        _what_if(change, needs, fleet, bounds, now) for change, fleet in fleets.items()
+    ]
+
+
+def _duration(hours: float) -> str:
+    return f"{hours / 24:.0f} days" if hours >= 48 else format_duration(hours * 3600)
 
 
 def _what_if(change: str, needs: Sequence[Need], options: Sequence[Option], bounds: Bounds, now: Assignment) -> WhatIf:

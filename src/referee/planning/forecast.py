@@ -144,26 +144,48 @@ def forecast(
                 f"The pool {stratum.pool!r} has no machines, but {stratum.name} evaluations wait for it.",
                 hint="Give it at least one, or move them to another machine type.",
             )
-    rng = np.random.default_rng(seed)
+    rng, left = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     laws = [product_limit(stratum.seen) for stratum in strata]
     hours = total_law([_part(s, law, 1.0) for s, law in zip(strata, laws, strict=True)])
     cost = total_law([_part(s, law, s.usd_per_hour) for s, law in zip(strata, laws, strict=True)])
     ends = np.array([_pool_ends(pool, count, strata, laws, rng, replicates) for pool, count in machines.items()])
-    tail = (1.0 - confidence) / 2
     ends = _latest(ends)
-    # Weibull's plotting positions: between them lies exactly the share of further draws that was asked for.
-    low, mid, high = (float(x) for x in np.quantile(ends, [tail, 0.5, 1.0 - tail], method="weibull"))
+    costs = cost.draw(rng, replicates)
+    totals = hours.interval(confidence), cost.interval(confidence)
+    if not any(s.waiting for s in strata):
+        # Nothing is left to be estimated but how long those go on that run, which is simply drawn.
+        drawn, costs = _of_running(strata, laws, left, replicates)
+        totals = _between(drawn, confidence), _between(costs, confidence)
     return Forecast(
-        hours=hours.interval(confidence),
-        cost=cost.interval(confidence),
-        end_hours=Interval(low, mid, high, confidence),
+        hours=totals[0],
+        cost=totals[1],
+        end_hours=_between(ends, confidence),
         ends=ends,
-        costs=cost.draw(rng, replicates),
+        costs=costs,
         drivers=_drivers(strata, laws),
         started=sum(s.started for s in strata),
         ended=sum(s.started - s.ages.size for s in strata),
         size=sum(s.size for s in strata),
     )
+
+
+def _between(draws: Floats, confidence: float) -> Interval:
+    tail = (1.0 - confidence) / 2
+    # Weibull's plotting positions: between them lies exactly the share of further draws that was asked for.
+    low, mid, high = (float(x) for x in np.quantile(draws, [tail, 0.5, 1.0 - tail], method="weibull"))
+    return Interval(low, mid, high, confidence)
+
+
+def _of_running(
+    strata: Sequence[Stratum], laws: Sequence[Law], rng: np.random.Generator, replicates: int
+) -> tuple[Floats, Floats]:
+    """Hours and cost of all when everything has started, drawn."""
+    hours, usd = np.zeros(replicates), np.zeros(replicates)
+    for stratum, law in zip(strata, laws, strict=True):
+        remaining = law.draw_remaining(rng, stratum.ages, replicates).sum(axis=1) * stratum.speed
+        taken = stratum.hours_behind + remaining
+        hours, usd = hours + taken, usd + taken * stratum.usd_per_hour
+    return hours, usd
 
 
 def _part(stratum: Stratum, law: Law, usd_per_hour: float) -> Part:

@@ -23,12 +23,14 @@ from referee.planning.money import dollars
 from referee.planning.plan import Plan, PoolPlan, Range, UsdRange
 from referee.planning.runtime import Law, Runtimes, product_limit
 from referee.planning.spot import LossRate, best_purchase
+from referee.units import format_duration
 
 # Until a submission has run on a type, its speed there is only known about so well (relative standard error).
 _SPEED_ERROR = 0.15
 # So many ended ones on each of two types tell the ratio of their speeds better than what was declared.
 _LEAST_FOR_SPEED = 8
 _MOST_ROUNDS = 12
+_STEP_MACHINES = 10
 # Without a deadline, machines are counted as if it had to end within a week.
 _UNHURRIED_HOURS = 168.0
 SPOT = " (spot)"
@@ -258,9 +260,25 @@ class _Planner:
             one_more_day=f"One more day on these machines would narrow the forecast from ±{now:.1%} to ±{later:.1%}."
             if now >= 0.001 and seen.end_hours.mid > 24.0
             else "",
-            changes=tuple(change.sentence for change in changes),
+            changes=(*(change.sentence for change in changes), *self._other_fleets(strata, machines, seen)),
             warnings=self._warnings(in_budget),
         )
+
+    def _other_fleets(self, strata: Sequence[Stratum], machines: Mapping[str, int], seen: Forecast) -> list[str]:
+        """When it would end with more or fewer machines of each type, all else being as planned."""
+        said = []
+        for name, count in machines.items():
+            # Own machines are as many as they are; a plan without a queue ends no sooner with more of them.
+            if (name in self.offers and self.offers[name].count is not None) or not any(s.waiting for s in strata):
+                continue
+            step = min(_STEP_MACHINES, max(count // 2, 1))
+            for more, word in ((step, "more"), (-step, "fewer")):
+                if count + more < 1:
+                    continue
+                then = forecast(strata, {**machines, name: count + more}, seed=self.seed, replicates=200)
+                ends = (format_duration(max(each.end_hours.mid, 0.0) * 3600) for each in (then, seen))
+                said.append("With {} {} {} it would end in about {} instead of {}.".format(step, word, name, *ends))
+        return said
 
     def _usd_per_hour(self, option: str) -> float:
         return next((each.usd_per_hour for each in self.options if each.name == option), 0.0)
@@ -314,6 +332,8 @@ def strata_of(
     """
     strata = []
     for group in groups:
+        if not group.started and not assignment.get(group.name):
+            continue  # it fits nowhere, and the plan says so
         seen_on, waiting = _mostly(group), assignment.get(group.name, {})
         for pool in {seen_on: 0, **waiting}:
             here = pool == seen_on

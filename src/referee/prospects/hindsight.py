@@ -22,10 +22,14 @@ Instants = tuple[datetime, datetime, datetime]
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """A forecast, when it was made and on how much it rested: low, middle and high of hours, cost and end."""
+    """A forecast, when it was made and on how much it rested: low, middle and high of hours, cost and end.
+
+    `begins` is when work went on after it: between pilot, plan and run the operator reads and sleeps.
+    """
 
     moment: Literal["pilot", "plan", "run"]
     at: datetime
+    begins: datetime
     ended: int
     size: int
     confidence: float
@@ -125,7 +129,7 @@ def _recorded(event: ForecastMade, at: datetime, past: History) -> Foresight:
     idle = _idle_after(past, at) if event.moment == "pilot" else timedelta(0)
     low, mid, high = (moment + idle for moment in event.ends)
     return Foresight(
-        event.moment, at, event.ended, event.size, event.confidence, event.hours, event.usd, (low, mid, high)
+        event.moment, at, at + idle, event.ended, event.size, event.confidence, event.hours, event.usd, (low, mid, high)
     )
 
 
@@ -138,6 +142,7 @@ def _planned(confirmed: Confirmed, past: History) -> Foresight:
     return Foresight(
         "plan",
         confirmed.at,
+        start,
         plan.ended,
         plan.evaluations,
         plan.confidence,

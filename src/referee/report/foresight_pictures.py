@@ -34,7 +34,7 @@ def burn_up(seen: Hindsight) -> str | None:
     layers: list[Any] = []
     for fan in fans:
         cone = [
-            {"at": at(fan.at), "to": at(fan.at), "ended": fan.ended},
+            {"at": at(fan.begins), "to": at(fan.begins), "ended": fan.ended},
             {"at": at(fan.ends[0]), "to": at(fan.ends[2]), "ended": fan.size},
         ]
         layers.append(
@@ -42,9 +42,9 @@ def burn_up(seen: Hindsight) -> str | None:
             .mark_area(color=QUIET, opacity=0.25, orient="horizontal")
             .encode(x=x, x2="to:Q", y=y)
         )
-        middle = [{"at": at(fan.at), "ended": fan.ended}, {"at": at(fan.ends[1]), "ended": fan.size}]
+        middle = [{"at": at(fan.begins), "ended": fan.ended}, {"at": at(fan.ends[1]), "ended": fan.size}]
         layers.append(drawing.chart(middle).mark_line(color=QUIET, strokeDash=[4, 4], strokeWidth=1).encode(x=x, y=y))
-        start = [{"at": at(fan.at), "ended": fan.ended, "label": fan.moment}]
+        start = [{"at": at(fan.begins), "ended": fan.ended, "label": fan.moment}]
         layers.append(drawing.chart(start).mark_circle(color=LINE, size=50, opacity=1).encode(x=x, y=y))
         if fan.moment != "run":
             layers.append(
