@@ -13,7 +13,7 @@ from referee.rulings import Ruling
 from referee.scoring.boards import metric_in_force
 from referee.scoring.recheck import recheck_phase
 from referee.scoring.recorded import RecordedScore, find_recorded_predictions, read_recorded_scores
-from referee.scoring.reproduction import Outcome, Reproduction
+from referee.scoring.reproduction import Cause, Outcome, Reproduction
 from referee.workspace import Workspace
 
 SAME = frozenset({Outcome.EXACT, Outcome.WITHIN_TOLERANCE})
@@ -133,6 +133,31 @@ def _event(phase: str, one: Reproduction, tolerance: float) -> SubmissionReprodu
 
 def _text(value: float | None) -> str | None:
     return None if value is None else repr(float(value))
+
+
+def standing(ledger: Ledger, phase: str) -> tuple[Reproduction, ...]:
+    """The last word on each submission, by blind id, as it was recorded."""
+    return tuple(
+        Reproduction(
+            submission=one.submission,
+            outcome=Outcome(one.outcome),
+            cause=Cause(one.cause),
+            recorded_score=_number(one.recorded_score),
+            rerun_score=_number(one.rerun_score),
+            difference=None
+            if one.recorded_score is None or one.rerun_score is None
+            else float(one.rerun_score) - float(one.recorded_score),
+            largest_change=_number(one.largest_change),
+            changed_items=None,
+            run_to_run=_number(one.run_to_run),
+            explanation=one.explanation,
+        )
+        for _, one in sorted(queries.reproductions(ledger, phase).items())
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
 
 
 def second_run(ledger: Ledger, phase: str, found: Sequence[Reproduction]) -> queries.SeriesRow | None:

@@ -18,7 +18,7 @@ from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import ConfirmationRecorded, Ledger, queries
 from referee.ledger.queries import SeriesRow
 from referee.reproductions import check, record, recorded_facts, reproduction_phase, second_run
-from referee.scoring.reproduction import Outcome, Reproduction, SuccessRate, success_rate
+from referee.scoring.reproduction import Outcome, Reproduction, SuccessRate, in_sentences, success_rate
 from referee.workspace import Workspace
 
 
@@ -63,7 +63,7 @@ def reproduce(
         screen.print_json({"phase": name, "waiting": waiting} | _document(found, rate))
         return 0
     _print_found(name, found)
-    for line in rate_lines(rate):
+    for line in in_sentences(rate):
         screen.say(line)
     if waiting:
         screen.say(f"{waiting} evaluations on {name} have not ended and were not compared.")
@@ -107,21 +107,6 @@ def _print_found(phase: str, found: tuple[Reproduction, ...]) -> None:
         ],
         title=f"{phase}: re-runs against what was recorded",
     )
-
-
-def rate_lines(rate: SuccessRate) -> list[str]:
-    """How many could be re-run and how many reproduced, in sentences, with the causes of the others."""
-    if not rate.submissions:
-        return ["Nothing was compared."]
-    comparable = rate.rerun - rate.outcomes.get(Outcome.NOTHING_RECORDED, 0)
-    lines = [f"{rate.rerun} of {rate.submissions} submissions ({rate.rerun / rate.submissions:.0%}) could be re-run."]
-    if comparable:
-        share = rate.reproduced / comparable
-        lines.append(f"{rate.reproduced} of the {comparable} with a recorded score ({share:.0%}) gave it again.")
-    if rate.causes:
-        causes = ", ".join(f"{count} {cause.replace('_', ' ')}" for cause, count in rate.causes.items())
-        lines.append(f"Likely causes where not, or not exactly: {causes}.")
-    return lines
 
 
 @app.command

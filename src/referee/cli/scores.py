@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,11 +13,15 @@ from referee.cli.app import HERE, AsJson, Folder, Unblind, app
 from referee.cli.gate import refuse_sealed
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
+from referee.reproductions import reproduction_phase, standing
 from referee.rulings import PAST
 from referee.scoring.leaderboard import Leaderboard, unblinded
 from referee.scoring.score import Scoring
 from referee.scoring.standings import Standings
 from referee.workspace import Workspace
+
+if TYPE_CHECKING:
+    from referee.report.review import Review
 
 Phase = Annotated[str | None, Parameter(help="Which phase; by default the private one that was run.")]
 
@@ -203,10 +207,21 @@ def report(
             public=workspace.public_board(ledger) if board.public_phase else None,
             analysis=workspace.analysis(ledger, board.phase) if analysis and board.rows else None,
             hindsight=hindsight(workspace.challenge, ledger, board.phase, queries.last_event_time(ledger)),
+            review=_review(workspace, ledger, board.phase),
         )
     target = output or workspace.challenge.folder / "report.html"
     target.write_text(render_report(data), encoding="utf-8")
     screen.say(f"Wrote {target}.")
+
+
+def _review(workspace: Workspace, ledger: Ledger, phase: str) -> Review:
+    from referee.report.review import review  # noqa: PLC0415 - with the report
+
+    public = None
+    if any(one.visibility == "public" for one in workspace.challenge.phases.values()):
+        public = reproduction_phase(workspace.challenge)
+    found = standing(ledger, public) if public else ()
+    return review(phase, public, found, queries.rejudgings(ledger), queries.confirmations(ledger, phase))
 
 
 def _named(ledger: Ledger, board: Leaderboard, command: str) -> Leaderboard:

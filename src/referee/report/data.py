@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from referee.challenge import Challenge
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.prospects.hindsight import Hindsight
 from referee.report.bill import Bill, bill
+from referee.report.review import Review
 from referee.scoring.analysis import Analysis
 from referee.scoring.leaderboard import Leaderboard
 from referee.scoring.shakeup import ShakeUp, shake_up
@@ -67,6 +68,7 @@ class ReportData:
         shake_up: how the public board foretold this one; None if there is no public board.
         analysis: what the scores are worth; None if it was not asked for. Names of items in it are not told.
         hindsight: what was forecast and what came; None if nothing was forecast.
+        review: reproduction, rejudgings and confirmations.
     """
 
     title: str
@@ -87,6 +89,7 @@ class ReportData:
     shake_up: ShakeUp | None = None
     analysis: Analysis | None = None
     hindsight: Hindsight | None = None
+    review: Review = field(default_factory=Review)
 
 
 def report_data(
@@ -101,6 +104,7 @@ def report_data(
     public: Leaderboard | None = None,
     analysis: Analysis | None = None,
     hindsight: Hindsight | None = None,
+    review: Review | None = None,
 ) -> ReportData:
     """What there is to say about `board.phase`.
 
@@ -115,6 +119,7 @@ def report_data(
         public: the board of the public phase that stands beside; the shake-up is told from it.
         analysis: what the scores are worth (`scoring.analysis.analyse_phase`).
         hindsight: what was forecast and what came (`prospects.hindsight`).
+        review: reproduction, rejudgings and confirmations (`report.review.review`).
     """
     mine = [row for row in evaluations if row.phase == board.phase]
     names = {row.evaluation for row in mine}
@@ -139,6 +144,7 @@ def report_data(
         shake_up=shake_up(public, board) if public else None,
         analysis=analysis,
         hindsight=hindsight,
+        review=review or Review(),
     )
 
 

@@ -178,6 +178,28 @@ def success_rate(found: Sequence[Reproduction]) -> SuccessRate:
     )
 
 
+_CAUSES = {
+    Cause.SUBMISSION: "ended by the submission",
+    Cause.HOST: "the host's doing",
+    Cause.UNKNOWN: "not told",
+}
+
+
+def in_sentences(rate: SuccessRate) -> tuple[str, ...]:
+    """How many could be re-run and how many reproduced, with the causes of the others."""
+    if not rate.submissions:
+        return ("Nothing was compared.",)
+    comparable = rate.rerun - rate.outcomes.get(Outcome.NOTHING_RECORDED, 0)
+    lines = [f"{rate.rerun} of {rate.submissions} submissions ({rate.rerun / rate.submissions:.0%}) could be re-run."]
+    if comparable:
+        share = rate.reproduced / comparable
+        lines.append(f"{rate.reproduced} of the {comparable} with a recorded score ({share:.0%}) gave it again.")
+    if rate.causes:
+        causes = (f"{count} {_CAUSES.get(cause, cause.replace('_', ' '))}" for cause, count in rate.causes.items())
+        lines.append(f"Causes where not, or not exactly: {', '.join(causes)}.")
+    return tuple(lines)
+
+
 def _outcome(
     recorded: Recorded, difference: float | None, largest: float | None, missing: int, allowed: Tolerance
 ) -> Outcome:
