@@ -1,4 +1,4 @@
-"""A small real world on the stand-in for AWS Batch: workers are processes of this machine, each of its hosts a folder."""
+"""A small real world on the stand-in for AWS Batch: workers are processes of this machine, hosts are folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +26,7 @@ from worker_world import LIMITS, World, make_world, proofs, watch_leaves
 STACK, NODE_FOLDER = "stand-in", "/var/lib/referee"
 MACHINES = {"c5.large": MachineType(cpus=2, memory=4 * 2**30, price=Decimal("0.085"), reference=True)}
 KIND = Kind(vcpus=2, registered_mib=3600, most=1)
+TOLD = ("SUCCEEDED", "FAILED")  # what the stack's rule lets through
 DEFINITION = {
     "jobDefinitionName": f"{STACK}-worker",
     "type": "container",
@@ -49,15 +51,26 @@ class BatchWorld:
     batch: BatchStandIn
     events_url: str
 
-    def engine(self, *, machines: dict[str, MachineType] | None = None, **patience: float) -> AwsBatchEngine:
-        """A controller's engine, two attempts of each machine type at once."""
+    def engine(
+        self,
+        *,
+        machines: dict[str, MachineType] | None = None,
+        slots: int | None = 2,
+        ceilings: dict[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        **patience: float,
+    ) -> AwsBatchEngine:
+        """A controller's engine; by default two attempts of each machine type at once."""
         return AwsBatchEngine(
             self.world.objects,
-            BatchCalls(REGION, pause=lambda _seconds: None),
+            BatchCalls(REGION, pause=lambda _seconds: None, event_seconds=0),
             Stack(STACK, f"{STACK}-worker", self.events_url, NODE_FOLDER),
-            Fleet(machines or MACHINES, slots=2),
+            Fleet(machines or MACHINES, ceilings or {}, slots),
             LIMITS,
-            patience=Patience(**{"look": 0.5, **patience}),
+            patience=Patience(**{"listen": 0.1, "look": 0.5, **patience}),
+            clock=clock,
+            pause=pause,
         )
 
     def hosts(self) -> list[Path]:
@@ -67,7 +80,7 @@ class BatchWorld:
 
 @contextlib.contextmanager
 def batch_world(
-    folder: Path, queues: dict[str, Kind] | None = None, *, proven: bool = True, **settings: Any
+    folder: Path, queues: dict[str, Kind] | None = None, *, proven: bool = True, ticking: bool = True, **settings: Any
 ) -> Iterator[BatchWorld]:
     """The world for as long as the context lasts."""
     world = make_world(folder, proven=False)
@@ -79,12 +92,13 @@ def batch_world(
 
     batch = BatchStandIn(folder / "hosts", queues or {f"{STACK}-c5-large": KIND}, furnish=furnish, **settings)
     keys = {"AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in", "AWS_DEFAULT_REGION": REGION}
-    with serving(batch) as url, patch.dict(os.environ, keys | {"AWS_ENDPOINT_URL": url}):
+    with serving(batch, ticking=ticking) as url, patch.dict(os.environ, keys | {"AWS_ENDPOINT_URL": url}):
         boto3.client("batch").register_job_definition(**DEFINITION)
         sqs = boto3.client("sqs")
         events_url = sqs.create_queue(QueueName=f"{STACK}-events")["QueueUrl"]
 
         def tell(events: list[dict[str, Any]]) -> None:
+            events = [event for event in events if event["detail"]["status"] in TOLD]
             for begin in range(0, len(events), 10):
                 entries = [
                     {"Id": str(number), "MessageBody": json.dumps(event)}

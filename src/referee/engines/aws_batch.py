@@ -64,12 +64,14 @@ class Patience:
     """For how long what is waited for (seconds).
 
     Attributes:
-        look: between two times that states are looked up, beside events.
+        listen: between two times that events are fetched.
+        look: between two times that states are looked up, because events may be lost.
         longest_wait: for a machine, while nothing of the queue moves; then the jobs are taken back.
         blocked: how long a machine type that could not be had is left alone.
     """
 
-    look: float = 120.0
+    listen: float = 60.0
+    look: float = 300.0
     longest_wait: float = 3600.0
     blocked: float = 3600.0
 
@@ -85,6 +87,7 @@ class AwsBatchEngine:
         limits: the challenge's limits, from which the room for more attempts is reckoned.
         patience: for how long what is waited for.
         clock: seconds.
+        pause: sleeps for so many of them.
     """
 
     name = NAME
@@ -99,11 +102,13 @@ class AwsBatchEngine:
         *,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.calls = calls
         self._objects, self._stack, self._fleet, self._limits = objects, stack, fleet, limits
         self._patience = patience or Patience()
-        self._clock = clock
+        self._clock, self._pause = clock, pause
+        self._listen_at = 0.0
         self._following = Following(calls, stack.events_url, self._patience.look, clock)
         self._waves: dict[str, Wave] = {}
         self._arrays_of: dict[str, list[tuple[Array, int]]] = {}  # an attempt may have been submitted more than once
@@ -201,12 +206,12 @@ class AwsBatchEngine:
     def wait(self, seconds: float) -> None:
         """Until a job's state changed, at most so long."""
         began = self._clock()
-        listening = seconds if seconds >= 1.0 else 0.0
-        if self._following.listen(listening) or self._following.refresh():
-            return
-        left = min(seconds, self._patience.look) - (self._clock() - began)
-        if left > 0 and (self._stack.events_url is None or seconds < 1.0):
-            time.sleep(left)
+        if began >= self._listen_at:
+            self._listen_at = began + self._patience.listen
+            if self._following.listen():
+                return
+        if not self._following.refresh():
+            self._pause(max(0.0, min(seconds, self._listen_at - began)))
 
     def close(self) -> None:
         """Nothing to let go of: jobs are AWS's."""
@@ -403,5 +408,5 @@ def from_challenge(challenge: Challenge, objects: ObjectStore) -> AwsBatchEngine
         raise ConfigurationError(
             f"The stack {choice.stack} has no output {error}.", hint="Make it with `referee cloud deploy`."
         ) from None
-    patience = Patience(look=choice.look.total_seconds(), longest_wait=choice.longest_wait.total_seconds())
+    patience = Patience(choice.listen.total_seconds(), choice.look.total_seconds(), choice.longest_wait.total_seconds())
     return AwsBatchEngine(objects, calls, stack, fleet_of(challenge, choice), challenge.limits, patience=patience)

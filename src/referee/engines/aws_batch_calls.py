@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from referee.errors import ConfigurationError, HostError
@@ -41,9 +41,17 @@ class BatchCalls:
         region: such as `us-east-1`.
         profile: of the credentials, as `aws configure` names them; by default what boto3 finds.
         pause: sleeps; another one in tests.
+        event_seconds: how long an empty queue is waited for. Only with a wait does SQS ask all of its servers.
     """
 
-    def __init__(self, region: str, profile: str | None = None, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        region: str,
+        profile: str | None = None,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        event_seconds: int = 1,
+    ) -> None:
         try:
             import boto3  # noqa: PLC0415 - an extra
             from botocore.config import Config  # noqa: PLC0415 - as above
@@ -52,18 +60,38 @@ class BatchCalls:
                 "The engine `aws-batch` needs boto3.", hint="Install it: pip install 'referee[aws]'."
             ) from error
         self.counts: Counter[str] = Counter()
-        self._pause = pause
-        session = boto3.session.Session(region_name=region, profile_name=profile)
-        patient = Config(retries={"mode": "adaptive", "total_max_attempts": 5}, connect_timeout=10, read_timeout=60)
-        once = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=10, read_timeout=60)
-        self._batch = session.client("batch", config=patient)
-        self._submitting = session.client("batch", config=once)
-        self._sqs = session.client("sqs", config=patient)
-        self._ec2 = session.client("ec2", config=patient)
-        self._stacks = session.client("cloudformation", config=patient)
-        for client in (self._batch, self._submitting, self._sqs, self._ec2, self._stacks):
-            # Every request that leaves, so that what is repeated is counted as often as it was sent.
-            client.meta.events.register("before-send.*", self._count)
+        self._pause, self._event_seconds = pause, event_seconds
+        self._session = boto3.session.Session(region_name=region, profile_name=profile)
+        patience = {"connect_timeout": 10, "read_timeout": 60}
+        self._patient = Config(retries={"mode": "adaptive", "total_max_attempts": 5}, **patience)
+        self._once = Config(retries={"mode": "standard", "total_max_attempts": 1}, **patience)
+
+    @cached_property
+    def _batch(self) -> Any:
+        return self._client("batch", self._patient)
+
+    @cached_property
+    def _submitting(self) -> Any:
+        return self._client("batch", self._once)
+
+    @cached_property
+    def _sqs(self) -> Any:
+        return self._client("sqs", self._patient)
+
+    @cached_property
+    def _ec2(self) -> Any:
+        return self._client("ec2", self._patient)
+
+    @cached_property
+    def _stacks(self) -> Any:
+        return self._client("cloudformation", self._patient)
+
+    def _client(self, service: str, config: Any) -> Any:
+        # Made when it is needed: the description of a service takes boto3 up to a second to read.
+        client = self._session.client(service, config=config)
+        # Every request that leaves, so that what is repeated is counted as often as it was sent.
+        client.meta.events.register("before-send.*", self._count)
+        return client
 
     def submit(self, request: dict[str, Any]) -> str:
         """SubmitJob; returns the job's id. What was refused because we ask too often is asked again, later each time.
@@ -100,13 +128,10 @@ class BatchCalls:
         """TerminateJob: end it, whether it has begun or not; of an array all children."""
         _asked("TerminateJob", lambda: self._batch.terminate_job(jobId=job, reason=reason))
 
-    def messages(self, queue_url: str, seconds: float) -> list[dict[str, Any]]:
-        """ReceiveMessage: at most ten events, waiting so long for the first; they are deleted from the queue."""
-        wait = max(0, min(20, int(seconds)))
-        answer = _asked(
-            "ReceiveMessage",
-            lambda: self._sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=_MESSAGES, WaitTimeSeconds=wait),
-        )
+    def messages(self, queue_url: str) -> list[dict[str, Any]]:
+        """ReceiveMessage: at most ten events, which are deleted from the queue."""
+        request = {"QueueUrl": queue_url, "MaxNumberOfMessages": _MESSAGES, "WaitTimeSeconds": self._event_seconds}
+        answer = _asked("ReceiveMessage", partial(self._sqs.receive_message, **request))
         received = answer.get("Messages", [])
         if received:
             entries = [{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(received)]

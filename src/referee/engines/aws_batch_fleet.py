@@ -94,8 +94,8 @@ class Fleet:
 
 
 def registered_bytes(machine: MachineType) -> int:
-    """The memory that jobs on a machine of this type can have together, cautiously."""
-    return int(machine.memory * _REGISTERED_SHARE) - _REGISTERED_LESS_BYTES
+    """The memory that jobs on a machine of this type can have together, cautiously; whole MiB, as Batch counts."""
+    return (int(machine.memory * _REGISTERED_SHARE) - _REGISTERED_LESS_BYTES) // _MIB * _MIB
 
 
 def slug(name: str) -> str:

@@ -109,23 +109,22 @@ class Following:
         live = [array for array in self.arrays.values() if array.is_live]
         return self._answered(lambda: self._look_up(live))
 
-    def listen(self, seconds: float) -> bool:
-        """Take events, waiting at most so long for the first; returns whether anything changed."""
+    def listen(self) -> bool:
+        """Take the events that have come; returns whether anything changed."""
         if self._events_url is None:
             return False
-        url, changed = self._events_url, False
+        changed = False
         while True:
             events: list[dict[str, Any]] = []
-            self._answered(partial(self._receive, url, seconds, events))
+            self._answered(partial(self._receive, self._events_url, events))
             changed = self._apply(events) or changed
             if not events:
                 return changed
-            seconds = 0.0
 
     # Inside
 
-    def _receive(self, url: str, seconds: float, into: list[dict[str, Any]]) -> bool:
-        into += self._calls.messages(url, seconds)
+    def _receive(self, url: str, into: list[dict[str, Any]]) -> bool:
+        into += self._calls.messages(url)
         return bool(into)
 
     def _answered(self, ask: Callable[[], bool]) -> bool:
