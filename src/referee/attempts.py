@@ -6,13 +6,33 @@ store before the attempt is submitted to an engine; the worker is started with i
 
 from __future__ import annotations
 
-from datetime import datetime
+import json
+from datetime import UTC, datetime
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from referee.challenge import Contract, Frozen, Limits, PredictionFormat
 from referee.errors import HostError
 from referee.verdicts import Verdict
+
+
+def _in_utc(moment: datetime) -> datetime:
+    # Years of fewer than four digits are no dates that a ledger could be read back with.
+    if not _EARLIEST < moment.year < _LATEST:
+        raise ValueError(f"its year is not between {_EARLIEST} and {_LATEST}")
+    return moment.astimezone(UTC)
+
+
+_EARLIEST, _LATEST = 1970, 9000
+
+# What a worker says becomes an event of the ledger, which takes nothing odd.
+_LARGEST = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Number = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Word = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class AttemptSpec(Frozen):
@@ -61,18 +81,20 @@ class Measurements(Frozen):
     largest share was used, and `nearest_limit_share` that share (1.0 is the limit).
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     wall_seconds: float
     cpu_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: Count
     preparation_seconds: float = 0.0
-    oom_kills: int = 0
-    pids_peak: int | None = None
-    pids_refused: int = 0
-    output_bytes: int = 0
-    output_files: int = 0
-    log_bytes: int = 0
-    gpu_peak_memory_bytes: int | None = None
-    nearest_limit: str | None = None
+    oom_kills: Count = 0
+    pids_peak: Count | None = None
+    pids_refused: Count = 0
+    output_bytes: Count = 0
+    output_files: Count = 0
+    log_bytes: Count = 0
+    gpu_peak_memory_bytes: Count | None = None
+    nearest_limit: Word | None = None
     nearest_limit_share: float | None = None
 
 
@@ -86,22 +108,22 @@ class AttemptResult(Frozen):
         log_digest: `sha256:…` of the kept part of the log, stored beside the result.
     """
 
-    attempt: str
+    attempt: Word
     verdict: Verdict
-    exit_status: int | None = None
-    signal: int | None = None
+    exit_status: Number | None = None
+    signal: Number | None = None
     detail: str = ""
     signature: str = ""
     measurements: Measurements | None = None
-    predictions_digest: str | None = None
-    predictions_rows: int | None = None
-    log_digest: str | None = None
-    node: str
+    predictions_digest: Digest | None = None
+    predictions_rows: Count | None = None
+    log_digest: Digest | None = None
+    node: Word
     boot_id: str
     machine_type: str
     level: str
-    started_at: datetime
-    ended_at: datetime
+    started_at: Moment
+    ended_at: Moment
     worker_version: str
 
 
@@ -121,3 +143,14 @@ def read_result(data: bytes, attempt: str) -> AttemptResult:
     if result.attempt != attempt:
         raise HostError(f"The result under the key of {attempt} names another attempt.", hint=hint)
     return result
+
+
+def read_claim(data: bytes) -> str | None:
+    """The node that an attempt's claim names; `None` if it cannot be read: a claim is for people to look at."""
+    try:
+        return _WORD.validate_python(json.loads(data)["node"], strict=True)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+_WORD: TypeAdapter[str] = TypeAdapter(Word)

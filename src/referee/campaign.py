@@ -7,14 +7,13 @@ instructions: the next one adopts what runs, reads the results that were written
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from referee.attempts import AttemptResult, AttemptSpec, read_result
+from referee.attempts import AttemptResult, AttemptSpec, read_claim, read_result
 from referee.challenge import Challenge
-from referee.engines.contract import Engine, Job, JobState
+from referee.engines.contract import Engine, Job, JobState, Observation, Remote
 from referee.errors import HostError, ObjectStoreError, RefereeError
 from referee.ledger import (
     AttemptEnded,
@@ -50,7 +49,9 @@ _RESULT_LIMIT_BYTES = 1 << 20
 _POLL_SECONDS = 2.0
 _QUARANTINE = "Two host faults in a row, of different evaluations: nothing more is started there until it is released."
 _MOST_REFUSALS = 3
+_NO_WORKER = "No worker of this attempt was found any more."
 _LATE = "A result was written after the attempt had been declared lost; it is left aside."
+_DOUBLED = "Two workers were started for it; the second found the first one's claim and ended without running anything."
 _TAKEN_FROM_RESULT = {
     "attempt",
     "node",
@@ -113,6 +114,7 @@ class Campaign:
         self._cancelled: set[str] = set()
         self._draining = False
         self._refusals = 0
+        self._quarantined: set[str] = set()
         self.stopped_because = ""
 
     # What an operator can ask for
@@ -140,6 +142,8 @@ class Campaign:
     def begin(self) -> None:
         """Record what is wanted, and take over what an earlier controller left."""
         self._objects.put_once(self._data_key, self._data.model_dump_json().encode())
+        if isinstance(self._engine, Remote):
+            self._engine.bring(self._data)
         self._request()
         self._reopen()
         self._take_over()
@@ -232,7 +236,7 @@ class Campaign:
                 if not self._draining and not self.stopped_because:
                     self._submit(specs)
             else:
-                self._end(rows[name], reason="No worker of this attempt was found any more.")
+                self._end(rows[name], Observation(Job(name, ""), JobState.UNKNOWN, reason=_NO_WORKER))
 
     def _stored_specs(self, attempt: str) -> list[AttemptSpec]:
         try:
@@ -252,10 +256,10 @@ class Campaign:
         for observation in observations:
             if observation.state in {JobState.ENDED, JobState.UNKNOWN}:
                 name = observation.job.attempt
-                self._end(rows[name], reason=observation.reason, node=observation.node)
+                self._end(rows[name], observation)
                 del self._jobs[name]
 
-    def _end(self, row: queries.AttemptRow, *, reason: str, node: str | None = None) -> None:
+    def _end(self, row: queries.AttemptRow, seen: Observation) -> None:
         """Record how an attempt ended: by its worker's result, or as lost where there is none."""
         result = self._result(row)
         if isinstance(result, AttemptResult):
@@ -269,19 +273,19 @@ class Campaign:
                 measurements=result.measurements,
             )
         elif result is None:
-            verdict = Verdict.CANCELLED if row.attempt in self._cancelled else Verdict.NODE_LOST
+            verdict = Verdict.CANCELLED if row.attempt in self._cancelled else seen.lost_as
             event = AttemptEnded(
                 attempt=row.attempt,
                 verdict=verdict,
-                node=node or self._claimed_by(row.attempt),
-                detail=reason or "The worker ended without a result.",
+                node=seen.node or self._claimed_by(row.attempt),
+                detail=seen.reason or "The worker ended without a result.",
                 reported_by="controller",
             )
         else:
             event = AttemptEnded(
                 attempt=row.attempt,
                 verdict=Verdict.RESULT_LOST,
-                node=node,
+                node=seen.node,
                 detail=str(result),
                 reported_by="controller",
             )
@@ -299,9 +303,8 @@ class Campaign:
 
     def _claimed_by(self, attempt: str) -> str | None:
         try:
-            claim = json.loads(self._objects.get(f"claims/{attempt}.json", limit_bytes=_RESULT_LIMIT_BYTES))
-            return str(claim["node"])
-        except (ObjectStoreError, ValueError, KeyError, TypeError):
+            return read_claim(self._objects.get(f"claims/{attempt}.json", limit_bytes=_RESULT_LIMIT_BYTES))
+        except ObjectStoreError:
             return None
 
     # What comes next
@@ -365,7 +368,7 @@ class Campaign:
         sick = sorted(node for node, state in health.items() if state.quarantine and node not in known)
         for node in sick:
             self._lease.append([NodeQuarantined(node=node, reason=_QUARANTINE)])
-        quarantined = known | set(sick)
+        quarantined = self._quarantined = known | set(sick)
         stopped = queries.dispatch_stopped(self._ledger)
         if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:
             stopped = spread
@@ -406,7 +409,7 @@ class Campaign:
             used[row.submission_kind, found.machine_type] += not action.smoke
             intent = self._plan(row, found, smoke=action.smoke)
             planned.append(intent)
-            specs.append(self._spec(row, intent))
+            specs.append(self._spec(row, intent, action.avoid_nodes | self._quarantined))
         if not planned:
             return
         # Intent before action: the plan is in the ledger before any engine hears of it.
@@ -437,7 +440,7 @@ class Campaign:
             smoke=smoke,
         )
 
-    def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned) -> AttemptSpec:
+    def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned, avoided: Collection[str]) -> AttemptSpec:
         few = self._challenge.smoke.items if intent.smoke else None
         return AttemptSpec(
             attempt=intent.attempt,
@@ -455,6 +458,7 @@ class Campaign:
             accepted_risks=self._challenge.sandbox.accepted_risks,
             machine_type=intent.machine_type,
             wall_time_scale=intent.wall_time_scale,
+            avoid_nodes=tuple(sorted(avoided)),
             contract=self._challenge.contract,
             limits=self._challenge.limits,
             predictions=self._challenge.predictions,
@@ -478,11 +482,15 @@ class Campaign:
             self._lease.append([AttemptSubmitted(attempt=job.attempt, handle=job.handle) for job in jobs])
 
     def _fence(self) -> None:
-        """Record results that came after their attempt was declared lost; they change nothing."""
+        """Record results that came after their attempt was declared lost, and workers too many; they change nothing."""
+        doubled = {key.split("/")[1]: key for key in self._objects.list("duplicates")}
         for row in queries.attempts(self._ledger, phase=self._phase, series=self._series):
-            lost = row.verdict in {Verdict.NODE_LOST, Verdict.CANCELLED} and row.reported_by == "controller"
-            if lost and row.fenced is None and self._result(row) is not None:
+            if row.verdict is None or row.fenced is not None:
+                continue
+            if row.reported_by == "controller" and isinstance(self._result(row), AttemptResult):
                 self._lease.append([AttemptFenced(attempt=row.attempt, reason=_LATE)])
+            elif row.attempt in doubled:
+                self._lease.append([AttemptFenced(attempt=row.attempt, reason=_DOUBLED)])
 
     def _route(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from referee.errors import UnsafeHostError
-from referee.sandbox import cgroups, mounts
+from referee.sandbox import cgroups, doctor, mounts
 from referee.sandbox.box import BoxOutcome
 from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.judging import Seen, judge_inside
+from referee.sandbox.peak import SampledPeak
 from referee.sandbox.program import why_not_executable
 
 V1 = "{id} 1 0:{id} / {base}/{name} rw - cgroup cgroup rw,{options}\n"
@@ -85,6 +88,34 @@ def test_in_a_container_the_mount_shows_a_part_of_the_tree(tmp_path: Path) -> No
     assert cgroups.Leaf(host, "referee-x", 1).folders() == [tmp_path / "unified/referee-x"]
 
 
+def test_a_mount_of_a_group_whose_name_only_begins_alike_is_not_ours(tmp_path: Path) -> None:
+    place = v2(tmp_path, root="/", place="/job/abc")
+    text = V2.format(root="/job/ab", base="{base}", name="other") + V2.format(root="/", base="{base}", name="unified")
+    (tmp_path / "other").mkdir()
+    (place / "mountinfo").write_text(text.format_map({"base": tmp_path}))
+    assert cgroups.Leaf(cgroups.locate(place), "referee-x", 1).folders() == [tmp_path / "unified/job/abc/referee-x"]
+
+
+def test_processes_that_cannot_be_named_are_not_taken_for_ourselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = cgroups.locate(v2(tmp_path))
+    (own,) = [hierarchy.own for hierarchy in host.hierarchies]
+    (own / "cgroup.subtree_control").write_text("")
+    (own / "cgroup.procs").write_text("0\n0\n")
+    real = Path.write_text
+
+    def busy(path: Path, text: str, encoding: str | None = None) -> int:
+        if path.name == "cgroup.subtree_control":
+            raise OSError(errno.EBUSY, "busy")
+        assert path.name != "cgroup.procs"
+        return real(path, text, encoding=encoding)
+
+    monkeypatch.setattr(Path, "write_text", busy)
+    with pytest.raises(UnsafeHostError, match="stay in the worker's cgroup"):
+        cgroups.give_controllers(host)
+
+
 def test_without_the_controllers_the_machine_is_unsafe(tmp_path: Path) -> None:
     with pytest.raises(UnsafeHostError, match="memory"):
         cgroups.locate(v2(tmp_path, controllers="cpu pids"))
@@ -103,6 +134,40 @@ def test_kills_count_as_the_sandbox_s_own_only_at_its_own_limit(tmp_path: Path) 
     assert leaf.usage() == cgroups.Usage(2, 0, 2**20, 2.5, 3, 7, 2)
     (folder / "memory.events").write_text("oom 0\noom_kill 2\n")
     assert (leaf.usage().oom_kills, leaf.usage().host_oom_kills) == (0, 2)
+
+
+def test_without_the_kernel_s_peak_the_largest_that_was_seen_counts(tmp_path: Path) -> None:
+    leaf = cgroups.Leaf(cgroups.locate(v2(tmp_path)), "referee-x", 2**20)
+    (folder,) = leaf.folders()
+    folder.mkdir()
+    (folder / "memory.events").write_text("max 0\noom 0\noom_kill 0\n")
+    current = folder / "memory.current"
+    current.write_text("4096\n")
+    assert not leaf.keeps_peak
+    with SampledPeak(leaf.memory_bytes) as sampled:
+        current.write_text("300000\n")
+        deadline = time.monotonic() + 10
+        while sampled.peak_bytes < 300_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        current.write_text("0\n")
+    assert leaf.usage(sampled.peak_bytes).peak_memory_bytes == 300_000
+    (folder / "memory.events").write_text("max 3\noom 0\noom_kill 0\n")
+    assert leaf.usage(sampled.peak_bytes).peak_memory_bytes == 2**20
+    (folder / "memory.peak").write_text("400000\n")
+    assert leaf.keeps_peak
+    assert leaf.usage(sampled.peak_bytes).peak_memory_bytes == 400_000
+
+
+@pytest.mark.parametrize(("release", "status"), [("5.15.0-91-generic", "warn"), ("6.1.0-1", "ok")])
+def test_the_doctor_says_that_a_kernel_keeps_no_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, status: str
+) -> None:
+    host = cgroups.locate(v2(tmp_path, place="/"))
+    monkeypatch.setattr(doctor.cgroups, "locate", lambda: host)
+    monkeypatch.setattr(doctor.platform, "release", lambda: release)
+    check = doctor._cgroups()
+    assert check.status == status
+    assert ("5.19" in check.mend) == (status == "warn")
 
 
 def test_on_version_1_the_peak_says_whether_the_limit_was_reached(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.identities import IdRange, claim_ids
 from referee.sandbox.levels import runtime_of
 from referee.sandbox.log import Ending, LogPipe
+from referee.sandbox.peak import SampledPeak
 from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.rootfs import DEFAULT_PATH, BadImageError, Process, make_folder
 from referee.sandbox.runtime import PID_FILE, End, process_end
@@ -128,6 +129,7 @@ class Box:
         self._log = LogPipe(policy)
         self._gpus = NO_EDITS
         self._gpu_memory = GpuMemory(policy.gpus)
+        self._sampled: SampledPeak | None = None
         self._clean = ExitStack()
 
     def __enter__(self) -> Self:
@@ -203,6 +205,7 @@ class Box:
                 return BoxOutcome(started=False, start_error=error, log_bytes=self._log.seen_bytes)
             assert self._container is not None and self._stage is not None  # noqa: S101, PT018 - it was found
             started = self._start_time(self._stage, began)
+            self._watch_peak(stack)
             ending = self._watch(self._container, started + self._policy.wall_seconds)
             status = self._reap()
             wall_seconds = time.monotonic() - started
@@ -245,6 +248,10 @@ class Box:
         finally:
             os.close(writer)
             os.close(errors)
+
+    def _watch_peak(self, stack: ExitStack) -> None:
+        if self._leaf is not None and not self._leaf.keeps_peak:
+            self._sampled = stack.enter_context(SampledPeak(self._leaf.memory_bytes))
 
     def _runtime_descriptor(self, stack: ExitStack) -> int:
         assert self._runtime is not None  # noqa: S101 - started just before
@@ -312,7 +319,7 @@ class Box:
         assert self._leaf is not None and self._stage is not None  # noqa: S101, PT018 - it ran
         if not self._leaf.kill():
             raise HostError("Processes of the sandbox would not end.", hint="Look for processes in state D.")
-        usage = self._leaf.usage()
+        usage = self._leaf.usage(self._sampled.peak_bytes if self._sampled is not None else 0)
         output_bytes, output_files = mounts.usage(self._stage.output)
         end = self._engine.read_end(self._stage.runtime, status)
         if end == End() and usage.pids_refused:

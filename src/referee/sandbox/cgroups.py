@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from referee.errors import UnsafeHostError
 from referee.sandbox.mounts import Mount, read_mounts
@@ -118,8 +118,11 @@ def _hierarchy(names: str, place: str, mounts: Sequence[Mount]) -> Hierarchy | N
         if names and not wanted <= set(mount.super_options.split(",")):
             continue
         # Inside a cgroup namespace or a container the mount may show a part of the tree: its root.
-        relative = os.path.relpath(place, mount.root) if place.startswith(mount.root) else place.lstrip("/")
+        within = PurePosixPath(place).is_relative_to(mount.root)
+        relative = os.path.relpath(place, mount.root) if within else place.lstrip("/")
         own = Path(os.path.normpath(Path(mount.target) / relative))
+        if not names and not own.is_dir():
+            continue  # another part of the tree, mounted here: perhaps another mount shows ours
         controllers = wanted or set((own / "cgroup.controllers").read_text(encoding="ascii").split())
         return Hierarchy(frozenset(controllers), Path(mount.target), own, 1 if names else 2)
     return None
@@ -155,7 +158,7 @@ def give_controllers(host: CgroupHost) -> CgroupHost:
             hint="Start Referee in a delegated cgroup, such as `systemd-run --scope -p Delegate=yes referee run`.",
         ) from error
     raise UnsafeHostError(
-        "Other processes keep entering the worker's cgroup, so that limits cannot be set below it.",
+        "Other processes stay in the worker's cgroup, or keep entering it, so that limits cannot be set below it.",
         hint="Start Referee in a cgroup of its own, such as `systemd-run --scope -p Delegate=yes referee run`.",
     )
 
@@ -163,7 +166,7 @@ def give_controllers(host: CgroupHost) -> CgroupHost:
 def make_room() -> None:
     """`give_controllers` for a process that is about to make a pid namespace: from within, others cannot be moved.
 
-    Where it fails, the sandbox that is opened within says why.
+    Where it fails, the sandbox that is opened within meets the same and says so.
     """
     with contextlib.suppress(UnsafeHostError, OSError):
         give_controllers(locate())
@@ -182,6 +185,8 @@ def _pass_on(parent: Path) -> bool:
     leaf = parent / WORKERS_LEAF
     leaf.mkdir(exist_ok=True)
     for pid in (parent / "cgroup.procs").read_text(encoding="ascii").split():
+        if pid == "0":
+            continue  # of a pid namespace that we cannot see; written, it would mean ourselves
         try:
             (leaf / "cgroup.procs").write_text(pid, encoding="ascii")
         except ProcessLookupError:
@@ -269,8 +274,26 @@ class Leaf:
                 return int(value)
         return 0
 
-    def usage(self) -> Usage:
+    @property
+    def keeps_peak(self) -> bool:
+        """Whether the kernel keeps the most memory that the leaf held; version 2 does since Linux 5.19."""
+        return self.host.version == 1 or self._file("memory", "memory.peak") is not None
+
+    def memory_bytes(self) -> int | None:
+        """What the leaf holds now, on version 2."""
+        return self._number("memory", "memory.current")
+
+    def _peak_without_counter(self, sampled_bytes: int) -> int:
+        """At its limit it stood at least once if the kernel counted that; else what was seen is the most we know."""
+        if self._counter("memory", "memory.events", "max") > 0:
+            return self.limit_bytes
+        return max(sampled_bytes, self._number("memory", "memory.current") or 0)
+
+    def usage(self, sampled_bytes: int = 0) -> Usage:
         """Read the kernel's counters. To be called before `remove`.
+
+        Args:
+            sampled_bytes: the most memory that was seen in use, for a kernel that does not keep it (`keeps_peak`).
 
         `oom_kill` counts every kill by the kernel for want of memory, also when the machine as a whole ran out; only
         a leaf that stood at its own limit was to blame itself (version 2 says so, version 1 shows it by its peak).
@@ -278,7 +301,7 @@ class Leaf:
         if self.host.version == 2:
             kills = self._counter("memory", "memory.events", "oom_kill")
             at_limit = self._counter("memory", "memory.events", "oom") > 0
-            peak = self._number("memory", "memory.peak") or self._number("memory", "memory.current") or 0
+            peak = self._number("memory", "memory.peak") or self._peak_without_counter(sampled_bytes)
             cpu_seconds = self._counter("cpu", "cpu.stat", "usage_usec") / 1e6
         else:
             kills = self._counter("memory", "memory.oom_control", "oom_kill")

@@ -28,6 +28,7 @@ _RUNC_FLOOR = (1, 1, 0)
 # openat2 and new mount calls 5.6, mount_setattr 5.12, overlay over id-mapped layers 5.19.
 _KERNEL_FLOOR = (5, 12)
 _KERNEL_IDMAPPED_OVERLAY = (5, 19)
+_KERNEL_PEAK = (5, 19)  # memory.peak in control groups of version 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,7 @@ def examine_host(level: Level = "runc") -> list[HostCheck]:
 
 
 def _kernel() -> HostCheck:
-    release = platform.release()
-    parts = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    release, parts = platform.release(), _release()
     if platform.machine() not in {"x86_64", "aarch64"}:
         return HostCheck("kernel", "fail", f"{release} on {platform.machine()}", "Use an x86-64 or arm64 machine.")
     if parts < _KERNEL_FLOOR:
@@ -60,6 +60,10 @@ def _kernel() -> HostCheck:
     if parts < _KERNEL_IDMAPPED_OVERLAY:
         return HostCheck("kernel", "warn", release, 'Linux 5.19 or later is needed for contracts with user = "image".')
     return HostCheck("kernel", "ok", release)
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit())
 
 
 def _root() -> HostCheck:
@@ -119,7 +123,15 @@ def _cgroups() -> HostCheck:
             "cgroups", "fail", f"{host.mode}, but this process's own group cannot be written to",
             "Run as root, or in a delegated group: systemd-run --scope -p Delegate=yes.",
         )  # fmt: skip
-    return HostCheck("cgroups", "ok", f"{host.mode}; memory, cpu and pids can be limited below {memory.own}")
+    seen = f"{host.mode}; memory, cpu and pids can be limited below {memory.own}"
+    # The root of the tree has no such file: there the kernel's release tells.
+    peak = (memory.own / "memory.peak").exists() or (memory.own == memory.mountpoint and _release() >= _KERNEL_PEAK)
+    if host.version == 2 and not peak:
+        return HostCheck(
+            "cgroups", "warn", f"{seen}; this kernel does not keep the peak of memory, which is asked for every 0.05 s",
+            "Use Linux 5.19 or later, so that short peaks are measured too. Limits and verdicts hold either way.",
+        )  # fmt: skip
+    return HostCheck("cgroups", "ok", seen)
 
 
 def _swap() -> HostCheck:
