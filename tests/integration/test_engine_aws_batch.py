@@ -1,0 +1,113 @@
+"""Real workers placed by the stand-in for AWS Batch: machines taken back and lost, jobs doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batch_world import KIND, STACK, BatchWorld, batch_world
+from referee.attempts import AttemptSpec
+from referee.engines.aws_batch import AwsBatchEngine
+from referee.engines.contract import Job, JobState
+from referee.objects import AlreadyExistsError
+from referee.verdicts import Verdict
+from referee.worker.claims import claim_key
+from worker_world import GOOD, eventually, traces
+
+pytestmark = pytest.mark.containers
+SECONDS = 90.0
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[BatchWorld]:
+    with batch_world(tmp_path, {f"{STACK}-c5-large": KIND}, notice_seconds=20.0) as made:
+        yield made
+
+
+def begun(aws: BatchWorld, engine: AwsBatchEngine, script: str) -> tuple[AttemptSpec, Job]:
+    """An attempt whose worker has claimed it, and its job."""
+    spec = aws.world.spec(aws.world.image(script), machine_type="c5.large")
+    [job] = engine.submit([spec])
+    assert eventually(lambda: aws.world.objects.exists(claim_key(spec.attempt)), SECONDS)
+    return spec, job
+
+
+def ended(engine: AwsBatchEngine, job: Job) -> bool:
+    def look() -> bool:
+        engine.wait(0.1)
+        return engine.observe([job])[0].state is JobState.ENDED
+
+    return eventually(look, SECONDS)
+
+
+def nothing_is_left(aws: BatchWorld) -> bool:
+    return eventually(lambda: not [trace for folder in aws.hosts() for trace in traces(folder)], SECONDS)
+
+
+def test_a_worker_on_a_spot_machine_that_is_taken_back_says_so_within_the_notice(aws: BatchWorld) -> None:
+    engine = aws.engine()
+    spec, job = begun(aws, engine, f"{GOOD}; sleep 3600")
+    [host] = aws.batch.living_hosts()
+    aws.batch.reclaim(host)
+    assert ended(engine, job)
+    result = aws.world.result(spec)
+    assert result is not None
+    assert (result.verdict, result.node) == (Verdict.INTERRUPTED, host.id)
+    assert engine.observe([job])[0].node == host.id
+    # What comes next begins on another machine, since this one takes nothing any more.
+    _, again = begun(aws, engine, GOOD)
+    assert ended(engine, again)
+    assert engine.observe([again])[0].node != host.id
+    assert nothing_is_left(aws)
+
+
+def test_a_machine_that_vanishes_leaves_no_result_and_nothing_behind(aws: BatchWorld) -> None:
+    engine = aws.engine()
+    spec, job = begun(aws, engine, f"{GOOD}; sleep 3600")
+    [host] = aws.batch.living_hosts()
+    aws.batch.lose(host)
+    assert ended(engine, job)
+    [seen] = engine.observe([job])
+    assert (seen.node, seen.lost_as) == (host.id, Verdict.NODE_LOST)
+    assert aws.world.result(spec) is None
+    assert nothing_is_left_running(aws)
+
+
+def nothing_is_left_running(aws: BatchWorld) -> bool:
+    """A machine that vanished took its disk with it; its processes and mounts must be gone from this one as well."""
+    found = ("process", "mount")
+    return eventually(lambda: not [t for folder in aws.hosts() for t in traces(folder) if t.startswith(found)], SECONDS)
+
+
+def test_of_two_submissions_of_an_attempt_one_is_executed(aws: BatchWorld) -> None:
+    spec = aws.world.spec(aws.world.image(GOOD), machine_type="c5.large")
+    first, second = aws.engine(), aws.engine()
+    first.capacity()
+    second.capacity()  # both have looked before the other submits: two controllers, or a name that was not shown yet
+    jobs = [first.submit([spec])[0], second.submit([spec])[0]]
+    assert jobs[0].handle != jobs[1].handle
+    assert ended(first, jobs[0])
+    assert ended(second, jobs[1])
+    assert sorted(aws.batch.jobs[job.handle].exit_code or 0 for job in jobs) == [0, 3]
+    result = aws.world.result(spec)
+    assert result is not None
+    assert result.verdict is Verdict.OK
+    third = aws.engine()
+    assert len(third._arrays_of) == 0
+    assert len(third.adopt([spec.attempt])) == 1
+    assert len(third._arrays_of[spec.attempt]) == 2
+    with pytest.raises(AlreadyExistsError):
+        aws.world.objects.put_once(claim_key(spec.attempt), b"{}")
+
+
+def test_workers_read_their_manifest_and_no_specification(aws: BatchWorld) -> None:
+    spec = aws.world.spec(aws.world.image(GOOD), machine_type="c5.large", stored=False)
+    engine = aws.engine()
+    [job] = engine.submit([spec])
+    assert ended(engine, job)
+    result = aws.world.result(spec)
+    assert result is not None
+    assert result.verdict is Verdict.OK
+    assert not aws.world.objects.list("specs")
