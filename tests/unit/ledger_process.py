@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from pathlib import Path
 
 from referee.ledger import Ledger, NodeProved, RiskAccepted
+from referee.ledger.relocation import relocate
+from referee.ledger.store import database_at
 
 
 def say(text: object) -> None:
@@ -46,12 +49,20 @@ def lead_and_fork(ledger: Ledger) -> None:
         time.sleep(600)
 
 
+def move(ledger: Ledger, to: str) -> None:
+    say("ready")
+    with contextlib.closing(database_at(to if "://" in to else Path(to))) as target:
+        relocate(ledger, target)
+
+
 def main() -> None:
     where = sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1])
     with Ledger.open(where) as ledger:
         match sys.argv[2:]:
             case ["append", mark, count]:
                 append(ledger, mark, int(count))
+            case ["relocate", to]:
+                move(ledger, to)
             case ["lead"]:
                 lead(ledger)
             case ["lead_and_write"]:

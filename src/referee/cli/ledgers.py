@@ -31,6 +31,38 @@ def rebuild(*, challenge: Folder = HERE) -> None:
     screen.say("The tables were made again from the chain.")
 
 
+@ledger_app.command
+def migrate(*, to: str, challenge: Folder = HERE, json: AsJson = False) -> None:
+    """Move the ledger to another database: every event byte for byte, the names, and the tables made again.
+
+    No controller may be at work. What is moved is compared before it counts; the old ledger can be read on, but nothing
+    is added to it. A move that was interrupted is completed by the same command.
+
+    Parameters
+    ----------
+    to
+        The address of a PostgreSQL database (`postgresql://USER@HOST/DATABASE`, where `?schema=NAME` names another
+        schema than the challenge's name), or `sqlite` for the file in the challenge's folder. Passwords are read from
+        ~/.pgpass.
+    """
+    workspace = Workspace.open(challenge)
+    moved = workspace.move_ledger(workspace.ledger_file if to == "sqlite" else to)
+    here = moved.where == workspace.ledger_file
+    if json:
+        facts = {"to": str(moved.where), "events": moved.head.seq, "head": moved.head.hash, "earlier": moved.earlier}
+        screen.print_json(facts | {"set_aside": moved.set_aside})
+        return
+    how = "was moved before" if moved.earlier else "was moved"
+    screen.say(f"The ledger {how} to {moved.where}, and is sound: {moved.head.seq} events, head {moved.head.hash}.")
+    if moved.set_aside:
+        screen.say(f"The older one that lay there is kept under a name that ends with {moved.set_aside}.")
+    screen.say(
+        "Now take `url` out of [ledger] in challenge.toml."
+        if here
+        else f'Now write this into challenge.toml:\n\n[ledger]\nurl = "{moved.where}"'
+    )
+
+
 @ledger_app.command(name="events")
 def print_events(*, challenge: Folder = HERE, after: int = 0, json: AsJson = False) -> None:
     """Print what happened, in order.

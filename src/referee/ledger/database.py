@@ -13,7 +13,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from referee.errors import HostError
+from referee.errors import HostError, LedgerError
 
 # How long a writer waits for another one before it gives up.
 BUSY_SECONDS = 30.0
@@ -21,6 +21,10 @@ BUSY_SECONDS = 30.0
 
 class ConnectionLostError(HostError):
     """The database went away, or cannot be reached."""
+
+
+class MissingLedgerError(LedgerError):
+    """There is no ledger at that place."""
 
 
 class Lock(Protocol):

@@ -31,9 +31,8 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
 from referee.errors import ConfigurationError, ConflictError, HostError, LedgerError
 from referee.ledger import database
-from referee.ledger.database import ConnectionLostError
+from referee.ledger.database import ConnectionLostError, MissingLedgerError
 
-_PREFIXES = ("postgresql://", "postgres://")
 # What PostgreSQL keeps for itself, and the schema that belongs to everybody.
 _RESERVED = re.compile(r"pg_.*|information_schema|public")
 _LONGEST_NAME_BYTES = 63
@@ -61,18 +60,6 @@ SELECT set_config('search_path', quote_ident(%s), false),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
-
-
-def is_address(where: object) -> bool:
-    """Whether this names a PostgreSQL database."""
-    return isinstance(where, str) and where.startswith(_PREFIXES)
-
-
-def with_schema(url: str, schema: str) -> str:
-    """The address with that schema, unless it names one already."""
-    if "schema" in dict(parse_qsl(urlsplit(url).query)):
-        return url
-    return f"{url}{'&' if urlsplit(url).query else '?'}schema={quote(schema, safe='')}"
 
 
 class PostgresqlDatabase:
@@ -107,7 +94,7 @@ class PostgresqlDatabase:
         """Look for the table of events."""
         with self.reading() as connection:
             if not _has_ledger(connection):
-                raise LedgerError(
+                raise MissingLedgerError(
                     f"There is no ledger at {self.name}.",
                     hint="Begin with `referee submissions import`, in the challenge's folder.",
                 )

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from referee.errors import ConflictError, HostError, LedgerError
 from referee.ledger import database
+from referee.ledger.database import MissingLedgerError
 from referee.ledger.file_systems import refuse_network_file_system
 from referee.ledger.lease import FILE_NAME as LOCK_NAME
 from referee.ledger.lease import ControllerLock
@@ -39,7 +40,7 @@ class SqliteDatabase:
     def require(self) -> None:
         """Refuse to go on without a file, since SQLite would make one."""
         if not self.where.is_file():
-            raise LedgerError(
+            raise MissingLedgerError(
                 f"There is no ledger at {self.where}.",
                 hint="Begin with `referee submissions import`, in the challenge's folder.",
             )

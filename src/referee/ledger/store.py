@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from sqlalchemy import Connection, bindparam, create_engine, func, insert, select
 
 from referee.errors import ConfigurationError, ConflictError, LedgerError
 from referee.ledger import projections
+from referee.ledger.addresses import is_address
 from referee.ledger.chain import EMPTY, Head, Link, next_link, verify_links
 from referee.ledger.database import ConnectionLostError, Database
 from referee.ledger.events import (
@@ -64,13 +65,13 @@ class Ledger:
     """
 
     def __init__(self, place: Database, clock: Clock) -> None:
-        self._database = place
+        self.database = place
         self._clock = clock
 
     @property
     def where(self) -> Path | str:
         """What opens the same ledger again: a file, or an address."""
-        return self._database.where
+        return self.database.where
 
     @classmethod
     def create(cls, where: Path | str, *, campaign: str, challenge_name: str, clock: Clock = utc_now) -> Ledger:
@@ -94,7 +95,7 @@ class Ledger:
                 bring_up_to_date(connection)
                 made._write(connection, [created], None)
 
-            made._database.create(fill)
+            made.database.create(fill)
         return cls.open(where, clock=clock)
 
     @classmethod
@@ -108,7 +109,7 @@ class Ledger:
         """
         ledger = cls(database_at(where), clock)
         try:
-            ledger._database.require()
+            ledger.database.require()
             with ledger.read() as connection:
                 version = version_of(connection)
             if version != NEWEST:
@@ -120,7 +121,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the file or the connections."""
-        self._database.close()
+        self.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +133,7 @@ class Ledger:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A reading transaction: one unchanging state of the ledger, for `queries`."""
-        return self._database.reading()
+        return self.database.reading()
 
     # Writing
 
@@ -163,7 +164,7 @@ class Ledger:
                     f"{event.kind} may only be written by the controller that holds the lease.",
                     hint="Use `Ledger.lead` and give its epoch.",
                 )
-        with self._database.writing(leading=epoch is not None) as connection:
+        with self.database.writing(leading=epoch is not None) as connection:
             if epoch is not None:
                 _check_epoch(connection, epoch)
             for identity in identities:
@@ -189,13 +190,22 @@ class Ledger:
             projections.apply(connection, link, event)
         return [recorded(link, event) for link, event in zip(links, events, strict=True)]
 
+    def leave(self, move: str, to: Literal["sqlite", "postgresql"]) -> None:
+        """Close the chain, which goes on elsewhere; for whoever holds the controller's lock (`relocation`)."""
+        with self.database.writing(leading=True) as connection:
+            self._write(connection, [LedgerMoved(move=move, to=to)], None)
+
+    def arrive(self, connection: Connection, move: str) -> None:
+        """Open the chain again after a move, in a transaction of the caller (`relocation`)."""
+        self._write(connection, [LedgerArrived(move=move)], None)
+
     def _moved(self, last: Link) -> ConflictError:
         place = (
-            self._database.signpost()
+            self.database.signpost()
             or {"sqlite": "a SQLite file", "postgresql": "PostgreSQL"}[str(json.loads(last.payload)["to"])]
         )
         return ConflictError(
-            f"This ledger ({self._database.name}) was moved to {place}; it can be read, but nothing is added here.",
+            f"This ledger ({self.database.name}) was moved to {place}; it can be read, but nothing is added here.",
             hint="Let [ledger] in challenge.toml name the new place (`url`; without one, the ledger is the file).",
         )
 
@@ -207,7 +217,7 @@ class Ledger:
             ConflictError: at once, if another controller holds the lock; it names process and host.
         """
         name = host or socket.gethostname()
-        lock = self._database.lock()
+        lock = self.database.lock()
         lock.acquire(name)
         try:
             lease = Lease(self, self._begin_epoch(name))
@@ -225,7 +235,7 @@ class Ledger:
 
     def _begin_epoch(self, host: str) -> int:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        with self._database.writing(leading=True) as connection:
+        with self.database.writing(leading=True) as connection:
             newest = _newest_controller(connection)
             epoch = (newest[0] if newest else 0) + 1
             started = ControllerStarted(epoch=epoch, host=host, pid=os.getpid(), boot_id=boot_id)
@@ -257,7 +267,7 @@ class Ledger:
     def links(self) -> list[Link]:
         """The chain as it is stored, for whoever checks or exports it."""
         with self.read() as connection:
-            return list(_links(connection))
+            return list(read_links(connection))
 
     def verify(self) -> Head:
         """Check everything: the chain, that each event can be read, the names' commitments, and the projections.
@@ -269,8 +279,8 @@ class Ledger:
             LedgerError: naming the first thing that is wrong.
         """
         with self.read() as connection:
-            head = verify_links(_links(connection))
-            first = next(_links(connection), None)
+            head = verify_links(read_links(connection))
+            first = next(read_links(connection), None)
             if first is None or first.kind != LedgerCreated.kind:
                 raise LedgerError("The ledger does not begin with its creation.", hint="Restore it from a copy.")
             _verify_identities(connection)
@@ -279,21 +289,21 @@ class Ledger:
 
     def rebuild(self) -> None:
         """Make every projection again from the chain, after checking the chain."""
-        with self._database.writing() as connection:
-            verify_links(_links(connection))
+        with self.database.writing() as connection:
+            verify_links(read_links(connection))
             self._rebuild(connection)
 
     def _rebuild(self, connection: Connection) -> None:
         projections.clear(connection)
-        for link in list(_links(connection)):
+        for link in list(read_links(connection)):
             projections.apply(connection, link, read_event(link.kind, link.payload))
 
     def _migrate(self) -> None:
         # A controller of the older version must not write while its tables change.
-        lock = self._database.lock()
+        lock = self.database.lock()
         lock.acquire(socket.gethostname())
         try:
-            with self._database.writing(leading=True) as connection:
+            with self.database.writing(leading=True) as connection:
                 bring_up_to_date(connection)
                 self._rebuild(connection)
         finally:
@@ -309,19 +319,19 @@ def database_at(where: Path | str) -> Database:
     """
     if isinstance(where, Path):
         return SqliteDatabase(where)
-    try:
-        # Most challenges need no psycopg, and it need not be installed for them.
-        from referee.ledger.postgresql import PostgresqlDatabase, is_address  # noqa: PLC0415 - see above
-    except ImportError as error:
-        raise ConfigurationError(
-            "The ledger is in PostgreSQL, and the driver for it is not installed.",
-            hint="Install it with `pip install 'referee[postgresql]'`.",
-        ) from error
     if not is_address(where):
         raise ConfigurationError(
             "The ledger's url is not the address of a PostgreSQL database.",
             hint="Write it as postgresql://USER@HOST:PORT/DATABASE, or leave it out to keep the ledger in a file.",
         )
+    try:
+        # Most challenges need no psycopg, and it need not be installed for them.
+        from referee.ledger.postgresql import PostgresqlDatabase  # noqa: PLC0415 - see above
+    except ImportError as error:
+        raise ConfigurationError(
+            "The ledger is in PostgreSQL, and the driver for it is not installed.",
+            hint="Install it with `pip install 'referee[postgresql]'`.",
+        ) from error
     return PostgresqlDatabase(where)
 
 
@@ -329,10 +339,10 @@ def _columns(thing: Link | Identity) -> dict[str, object]:
     return {name: getattr(thing, name) for name in thing.__slots__}
 
 
-def _links(connection: Connection) -> Iterator[Link]:
+def read_links(connection: Connection, *, after: int = 0) -> Iterator[Link]:
+    """The chain's links with a `seq` above `after`, in order."""
     # Page by page, so that a long chain is not in memory at once and no cursor is left open by who stops in the middle.
     page = select(EVENTS).where(EVENTS.c.seq > bindparam("after")).order_by(EVENTS.c.seq).limit(_PAGE)
-    after = 0
     while rows := connection.execute(page, {"after": after}).all():
         yield from map(read_link, rows)
         after = rows[-1].seq
@@ -391,7 +401,7 @@ def _replay(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
     try:
         with engine.begin() as fresh:
             METADATA.create_all(fresh)
-            for link in _links(connection):
+            for link in read_links(connection):
                 projections.apply(fresh, link, read_event(link.kind, link.payload))
             return projections.contents(fresh)
     finally:
