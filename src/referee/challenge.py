@@ -112,7 +112,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Limits(Frozen):
-    """What one attempt may use. `wall_time` is stated on the reference machine type."""
+    """What one attempt may use. `wall_time` is stated on the reference machine type.
+
+    `gpu_sharing` is how many attempts may have one GPU at once: never more than one unless the challenge says so.
+    """
 
     wall_time: Duration = timedelta(hours=9)
     cpus: float = Field(default=1.0, gt=0)
@@ -125,6 +128,12 @@ class Limits(Frozen):
     pids: int = Field(default=512, ge=16)
     open_files: int = Field(default=1024, ge=64)
     gpus: int = Field(default=1, ge=0)
+    gpu_sharing: int = Field(default=1, ge=1, le=16)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether several attempts may have one GPU at once."""
+        return self.gpu_sharing > 1
 
 
 class PredictionFormat(Frozen):
