@@ -6,10 +6,15 @@ import contextlib
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import insert
+
 from referee.ledger import Ledger, NodeProved, RiskAccepted
+from referee.ledger.chain import Head, Link, next_link
 from referee.ledger.relocation import relocate
+from referee.ledger.schema import EVENTS
 from referee.ledger.store import database_at
 
 
@@ -49,6 +54,17 @@ def lead_and_fork(ledger: Ledger) -> None:
         time.sleep(600)
 
 
+def stop_between_statements(ledger: Ledger) -> None:
+    with ledger.database.writing() as connection:
+        last = ledger.links()[-1]
+        link = next_link(
+            Head(last.seq, last.hash), datetime.now(UTC), None, "risk.accepted", {"name": "x", "reason": ""}
+        )
+        connection.execute(insert(EVENTS), [{name: getattr(link, name) for name in Link.__slots__}])
+        say("events are inserted")
+        time.sleep(600)
+
+
 def move(ledger: Ledger, to: str) -> None:
     say("ready")
     with contextlib.closing(database_at(to if "://" in to else Path(to))) as target:
@@ -61,6 +77,8 @@ def main() -> None:
         match sys.argv[2:]:
             case ["append", mark, count]:
                 append(ledger, mark, int(count))
+            case ["stop_between_statements"]:
+                stop_between_statements(ledger)
             case ["relocate", to]:
                 move(ledger, to)
             case ["lead"]:

@@ -314,6 +314,8 @@ def _read_address(url: str) -> tuple[dict[str, str], str]:
             "The ledger's url holds a password, which others would read in files and lists of processes.",
             hint="Leave it out: put it into ~/.pgpass (or the file that PGPASSFILE names), or use a service file.",
         )
+    if not re.fullmatch(r"[0-9,]*", str(parameters.get("port", ""))):
+        raise ConfigurationError("The port in the ledger's url is not a number.", hint="Write it as HOST:5432.")
     if len(schema) != 1 or not schema[0] or len(schema[0].encode()) > _LONGEST_NAME_BYTES or "\0" in schema[0]:
         raise ConfigurationError(
             "The ledger's url must name one schema, of at most 63 bytes.", hint="Add ?schema=NAME to it."
