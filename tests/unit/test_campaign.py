@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign
 from referee.challenge import Challenge, MachineType, load_challenge
+from referee.engines.contract import Job, JobState, Observation
 from referee.engines.memory import Faults, MemoryEngine, Play
 from referee.errors import ConflictError
 from referee.ledger import Identity, Ledger, PhaseRecorded, SubmissionImported, queries
@@ -200,6 +202,41 @@ def test_a_zombie_is_fenced_off_and_recorded(tmp_path: Path) -> None:
     first = [row for row in stage.attempts() if row.number == 1]
     assert all(row.verdict is Verdict.NODE_LOST and row.fenced for row in first)
     assert {row.attempt for row in stage.attempts() if row.verdict is Verdict.OK} == {"s-000.test.2", "s-001.test.2"}
+
+
+def test_a_worker_too_many_runs_nothing_and_is_recorded(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=3)
+    engine = stage.engine(faults=Faults(double=1.0), slots=8)
+    stage.run(engine)
+    stage.run(engine)  # what ends after the last pass is seen by the next controller
+    assert stage.verdicts() == {Verdict.OK: 3}
+    assert set(engine.executed.values()) == {1}
+    assert all("second found the first one's claim" in (row.fenced or "") for row in stage.attempts())
+
+
+def test_what_failed_on_a_node_asks_for_another_one(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=1)
+    asked: list[tuple[str, ...]] = []
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        asked.append(spec.avoid_nodes)
+        return ok(spec, chance) if len(asked) > 2 else Play(verdict=Verdict.IMAGE_UNAVAILABLE)
+
+    stage.run(stage.engine(script, nodes={"local": ["n1"]}))
+    assert asked == [(), ("n1",), ("n1",)]
+
+
+def test_a_job_that_no_machine_could_take_ends_unroutable_with_the_engine_s_reason(tmp_path: Path) -> None:
+    class Hopeless(MemoryEngine):
+        def observe(self, jobs: Sequence[Job]) -> list[Observation]:
+            reason = "Slurm could not start the job: BadConstraints."
+            return [Observation(job, JobState.ENDED, None, reason, lost_as=Verdict.UNROUTABLE) for job in jobs]
+
+    stage = Stage(tmp_path, count=2)
+    machines = {"local": MachineType(cpus=64, memory=2**40, reference=True)}
+    stage.run(Hopeless(stage.objects, lambda *_: Play(seconds=1e9), machines=machines, slots=2))
+    assert stage.verdicts() == {Verdict.UNROUTABLE: 2}
+    assert all("BadConstraints" in row.detail for row in stage.attempts())
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -20,7 +20,7 @@ from referee.engines.contract import Capacity, Job, JobState, Observation
 from referee.errors import HostError
 from referee.objects import AlreadyExistsError, ObjectStore
 from referee.verdicts import Verdict
-from referee.worker.claims import claim
+from referee.worker.claims import claim, note_duplicate
 from referee.worker.publishing import Files, publish
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
@@ -270,6 +270,9 @@ class MemoryEngine:
         worker.node, worker.started_at = node, self.now
         self._active[id(worker)] = worker
         if not claim(self._objects, worker.spec.attempt, job=f"memory/{worker.spec.attempt}", node=node, boot_id=node):
+            note_duplicate(
+                self._objects, worker.spec.attempt, job=f"memory/{worker.spec.attempt}", node=node, boot_id=node
+            )
             self._at(self.now, lambda: self._finish(worker, "Another worker has claimed this attempt."))
             return
         self.executed[worker.spec.attempt] += 1

@@ -30,3 +30,9 @@ def claim(objects: ObjectStore, attempt: str, *, job: str, node: str, boot_id: s
     except AlreadyExistsError:
         return False
     return True
+
+
+def note_duplicate(objects: ObjectStore, attempt: str, *, job: str, node: str, boot_id: str) -> None:
+    """Leave a note that this process was one too many, so that the controller can record it (`attempt.fenced`)."""
+    facts = {"attempt": attempt, "job": job, "node": node, "boot_id": boot_id}
+    objects.put_once(f"duplicates/{attempt}/{secrets.token_hex(8)}.json", json.dumps(facts).encode())

@@ -20,7 +20,7 @@ from referee.phases import PhaseData
 from referee.predictions import PredictionError, read_predictions
 from referee.sandbox import Box, BoxOutcome, Refusal, prove_host, sandbox_policy
 from referee.verdicts import Verdict
-from referee.worker.claims import claim
+from referee.worker.claims import claim, note_duplicate
 from referee.worker.faults import host_fault
 from referee.worker.gpu_memory import gpu_memory_reported
 from referee.worker.judge import Evidence, Found, Judgement, Trial, judge
@@ -98,6 +98,7 @@ def run_attempt(
         ending = _execute(spec, objects, node_folder, place, stopping)
     else:
         ending = _Ending(Judgement(Verdict.DUPLICATE, "Another worker has claimed this attempt.", ""))
+        note_duplicate(objects, spec.attempt, job=place.job, node=place.node, boot_id=boot)
     outcome, judgement = ending.outcome, ending.judgement
     result = AttemptResult(
         attempt=spec.attempt,
