@@ -254,7 +254,7 @@ def test_each_file_is_missed_and_noticed_though_all_was_signed_again(audited: Au
         audited.check(audited.members | {predictions[0]: other, predictions[1]: one})
 
 
-@FIXED
+@settings(FIXED, max_examples=25)
 @given(st.data())
 def test_history_written_again_with_all_that_follows_from_it_is_told_by_key_and_anchor(
     audited: Audited, stranger: SigningKey, data: st.DataObject
@@ -361,7 +361,7 @@ def test_an_anchor_of_elsewhere_is_told(audited: Audited, tmp_path: Path) -> Non
         (7, "another labels"),
     ):
         wrong = list(parts)
-        wrong[place] = other.split(":")[place] if place != 6 else "A" * 43
+        wrong[place] = other.split(":")[place] if place in {4, 7} else "A" * 43
         with pytest.raises(BundleError, match=what):
             verify_bundle(audited.bundle, anchors=[parse_anchor(":".join(wrong))])
     late = ":".join([*parts[:3], "9999", *parts[4:]])

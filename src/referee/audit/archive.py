@@ -193,11 +193,10 @@ def _opened(path: Path) -> IO[bytes]:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}.", hint="Give the path of a bundle."
         ) from error
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise ConfigurationError(f"{path} is not a plain file.", hint="Give the path of a bundle.")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _member(block: bytes, offset: int) -> Member:

@@ -13,7 +13,10 @@ from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, Unblind, app
 from referee.enrolment import Enrolled, Enrolment
 from referee.errors import CheckFailedError, ConfigurationError
-from referee.ledger import IdentitiesUnblinded, queries
+from referee.kaggle import Kaggleboard, listed, match, read_leaderboard
+from referee.ledger import IdentitiesUnblinded, Ledger, queries
+from referee.publication import record_public_board
+from referee.scoring.metric import chosen_metrics
 from referee.submissions import BlindKey, ManifestRow, read_manifest, single_submission
 from referee.units import format_size
 from referee.workspace import Workspace
@@ -29,6 +32,9 @@ def import_submissions(
     submission: Annotated[str | None, Parameter(help="A single image's name; by default the image's own.")] = None,
     team: Annotated[str | None, Parameter(help="A single image's team.")] = None,
     kind: Annotated[Literal["cpu", "gpu"], Parameter(help="A single image's kind.")] = "cpu",
+    kaggle_leaderboard: Annotated[
+        Path | None, Parameter(help="Kaggle's public leaderboard as CSV: its scores and ranks are recorded.")
+    ] = None,
     challenge: Folder = HERE,
     json: AsJson = False,
 ) -> None:
@@ -42,6 +48,11 @@ def import_submissions(
     """
     workspace = Workspace.open(challenge)
     rows = _rows(workspace.challenge, source, submission, team, kind)
+    # Read before anything is imported, so that a wrong file is found at once.
+    board = None
+    if kaggle_leaderboard is not None:
+        greater = chosen_metrics(workspace.challenge.metric)[0].greater_is_better
+        board = read_leaderboard(kaggle_leaderboard, greater_is_better=greater)
     with workspace.ledger_or_new() as ledger:
         enrolment = Enrolment(
             ledger, workspace.images, BlindKey.open(workspace.state / "blind.key"), workspace.challenge.contract
@@ -58,6 +69,8 @@ def import_submissions(
         ) as progress:
             task = progress.add_task("import", total=len(rows))
             results = enrolment.enrol(rows, on_done=lambda _: progress.advance(task))
+        if board is not None:
+            _record_public_board(ledger, board, results)
     results.sort(key=lambda result: result.row.row)
     if json:
         screen.print_json([_as_json(result) for result in results])
@@ -81,6 +94,21 @@ def _rows(
             )
         return read_manifest(Path(source), challenge.finals_per_team)
     return (single_submission(source, Path.cwd(), submission=submission, team=team, kind=kind),)
+
+
+def _record_public_board(ledger: Ledger, board: Kaggleboard, results: list[Enrolled]) -> None:
+    imported = [result for result in results if not result.error]
+    found = match(board, [(r.row.submission, r.row.team, r.row.public_score) for r in imported])
+    blind = {result.row.submission: result.submission for result in imported}
+    record_public_board(ledger, board, {blind[name]: standing for name, standing in found.standings.items()})
+    screen.note(f"Kaggle's leaderboard of {board.teams} teams: {len(found.standings)} public scores recorded.")
+    if found.several:
+        screen.note(
+            f"Of {len(found.several)} teams it is not told which submission their score is of; "
+            f"a public_score in the manifest tells it: {listed(found.several)}."
+        )
+    if found.missing:
+        screen.note(f"{len(found.missing)} teams are not on it: {listed(found.missing)}.")
 
 
 def _as_json(result: Enrolled) -> dict[str, object]:
@@ -119,6 +147,7 @@ def list_submissions(*, challenge: Folder = HERE, unblind: Unblind = False, json
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         rows = queries.submissions(ledger)
+        ranks = queries.public_ranks(ledger)
         names = {}
         if unblind:
             ledger.append([IdentitiesUnblinded(command="submissions list --unblind")])
@@ -134,6 +163,7 @@ def list_submissions(*, challenge: Folder = HERE, unblind: Unblind = False, json
                     "image": row.image,
                     "same_image_as": row.same_image_as,
                     "public_score": row.public_score,
+                    "public_rank": ranks.get(row.submission),
                     "public_runtime_seconds": row.public_runtime_seconds,
                 }
                 | (
@@ -145,8 +175,10 @@ def list_submissions(*, challenge: Folder = HERE, unblind: Unblind = False, json
             ]
         )
         return
+    scored = any(row.public_score is not None for row in rows)
     screen.print_table(
         ["submission", "team", "kind", "image", "size>", "same image as"]
+        + (["public score>", "public rank>"] if scored else [])
         + (["name", "team's name"] if unblind else []),
         [
             (
@@ -157,7 +189,12 @@ def list_submissions(*, challenge: Folder = HERE, unblind: Unblind = False, json
                 format_size(images[row.image].unpacked_bytes) if row.image in images else "",
                 row.same_image_as or "",
             )
+            + (_public_cells(row.public_score, ranks.get(row.submission)) if scored else ())
             + ((names[row.submission].submission_name, names[row.submission].team_name) if unblind else ())
             for row in rows
         ],
     )
+
+
+def _public_cells(score: float | None, rank: int | None) -> tuple[str, str]:
+    return "" if score is None else f"{score:.5f}", "" if rank is None else str(rank)

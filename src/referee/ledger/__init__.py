@@ -67,7 +67,14 @@ from referee.ledger.events import (
 from referee.ledger.identities import Identity
 from referee.ledger.plans import CampaignWarned, ForecastMade, PilotDrawn, PlanConfirmed
 from referee.ledger.records import Recorded
-from referee.ledger.seals import AnchorPublished, EvaluationSealed, PhaseSealed, PhaseUnsealed
+from referee.ledger.seals import (
+    AnchorPublished,
+    EvaluationSealed,
+    PhaseSealed,
+    PhaseUnsealed,
+    PublicBoardRecorded,
+    PublicStanding,
+)
 from referee.ledger.store import Lease, Ledger
 
 __all__ = [
@@ -109,6 +116,8 @@ __all__ = [
     "PhaseUnsealed",
     "PilotDrawn",
     "PlanConfirmed",
+    "PublicBoardRecorded",
+    "PublicStanding",
     "Recorded",
     "RejudgingApplied",
     "RejudgingCancelled",

@@ -100,6 +100,7 @@ _OPEN_ATTEMPT = _ATTEMPT.where(ATTEMPTS.c.ended_seq.is_(None))
 _PHASE_ROW = select(PHASES).where(PHASES.c.phase == _KEY)
 _EVALUATION_ROW = select(EVALUATIONS).where(EVALUATIONS.c.evaluation == _KEY)
 _ATTEMPT_ROW = select(ATTEMPTS).where(ATTEMPTS.c.attempt == _KEY)
+_SUBMISSION = update(SUBMISSIONS).where(SUBMISSIONS.c.submission == _KEY)
 _SUBMISSION_ROW = select(SUBMISSIONS.c.submission).where(SUBMISSIONS.c.submission == _KEY)
 _SUBMISSION_ROW_WHOLE = select(SUBMISSIONS).where(SUBMISSIONS.c.submission == _KEY)
 _REFUSAL_ROW = select(REFUSALS).where(REFUSALS.c.submission == _KEY)
@@ -445,6 +446,13 @@ def _phase_sealed(connection: Connection, link: Link, event: seals.PhaseSealed) 
 def _phase_unsealed(connection: Connection, link: Link, event: seals.PhaseUnsealed) -> None:
     if not _change(connection, _SEALED, event.phase, sealed=False, reason=event.reason, seq=link.seq):
         raise _refuse(link, f"{event.phase} is not sealed")
+
+
+@_applies(seals.PublicBoardRecorded)
+def _public_board_recorded(connection: Connection, link: Link, event: seals.PublicBoardRecorded) -> None:
+    for submission, standing in event.standings.items():
+        if not _change(connection, _SUBMISSION, submission, public_score=float(standing.score)):
+            raise _refuse(link, f"there is no submission {submission}")
 
 
 @_applies(seals.EvaluationSealed)

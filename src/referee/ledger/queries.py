@@ -48,6 +48,7 @@ from referee.ledger.schema import (
     SERIES,
     SUBMISSIONS,
 )
+from referee.ledger.seals import PublicBoardRecorded
 from referee.ledger.store import Ledger
 from referee.policy import Outcome
 from referee.rulings import Ruling
@@ -450,6 +451,13 @@ def seals(ledger: Ledger) -> dict[str, SealRow]:
     """Phases that are or were sealed, by name."""
     columns = [column for column in SEALS.c if column.name != "seq"]
     return {row.phase: row for row in _rows(ledger, select(*columns).order_by(SEALS.c.phase), SealRow)}
+
+
+def public_ranks(ledger: Ledger) -> dict[str, int]:
+    """Ranks on another platform's public leaderboard, by submission, as it was last recorded."""
+    found = [recorded.event for recorded in ledger.events(PublicBoardRecorded)]
+    last = found[-1] if found else None
+    return {name: one.rank for name, one in last.standings.items()} if isinstance(last, PublicBoardRecorded) else {}
 
 
 def sealed_scores(ledger: Ledger, phase: str) -> tuple[SealedRow, ...]:

@@ -1,4 +1,5 @@
-"""The events that bind the operator: what was promised to third parties, and scores that nobody sees before release."""
+"""The events that bind the operator: what was promised to third parties, scores that nobody sees before release, and
+what another platform's public board said."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from referee.challenge import Frozen
 from referee.ledger.chain import canonical_json
 from referee.ledger.events import Digest, Event, FloatText, Name, Prose
 
@@ -32,6 +34,25 @@ def data_commitment(data: Mapping[str, str]) -> str:
 def labels_commitment(salt: str, labels: Mapping[str, str | None]) -> str:
     """`sha256:…` over the salt and the labels' digests by phase; without the salt no labels can be tried against it."""
     return "sha256:" + hashlib.sha256(canonical_json(["labels", salt, dict(labels)]).encode()).hexdigest()
+
+
+class PublicStanding(Frozen):
+    """What another platform's public leaderboard says of a submission."""
+
+    score: FloatText
+    rank: int = Field(ge=1)
+
+
+class PublicBoardRecorded(Event, kind="public_board.recorded"):
+    """Another platform's public leaderboard was read: of these submissions it is the recorded public score.
+
+    `digest` is of the file, `teams` how many it had; the last one that was recorded counts.
+    """
+
+    platform: Name
+    digest: Digest
+    teams: int = Field(ge=0)
+    standings: dict[Name, PublicStanding]
 
 
 class PhaseSealed(Event, kind="phase.sealed"):

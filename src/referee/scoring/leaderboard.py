@@ -146,16 +146,16 @@ class Leaderboard:
         for row in self.rows:
             public = [_cell(row.public_rank), _cell(row.public_score)] if self.public_phase else []
             scores = [_cell(row.score), *(_cell(value) for value in row.secondary)]
-            names = [_inert(row.name), _inert(row.team_name)] if named else []
+            names = [inert(row.name), inert(row.team_name)] if named else []
             writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *stands, *names])
         for left in self.unscored:
             empty = [""] * (len(header) - 3)
-            names = [_inert(left.name), _inert(left.team_name)] if named else []
+            names = [inert(left.name), inert(left.team_name)] if named else []
             writer.writerow(["", left.submission, left.team, *empty, left.verdict or "", left.blame, *stands, *names])
         for off in self.ruled:
             empty = [""] * (len(header) - 1)
-            names = [_inert(off.name), _inert(off.team_name)] if named else []
-            writer.writerow(["", off.submission, off.team, *empty, PAST[off.ruling], _inert(off.reason), *names])
+            names = [inert(off.name), inert(off.team_name)] if named else []
+            writer.writerow(["", off.submission, off.team, *empty, PAST[off.ruling], inert(off.reason), *names])
         return text.getvalue()
 
     def to_markdown(self, digits: int = 5) -> str:
@@ -368,7 +368,7 @@ def _rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _inert(name: str | None) -> str:
+def inert(name: str | None) -> str:
     # Names are the participants' own (reasons may quote them), and a spreadsheet runs what starts like a formula.
     return "" if name is None else f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
