@@ -12,7 +12,7 @@ from pathlib import Path
 import ledger_process
 import psycopg
 import pytest
-from ledger_histories import new_ledger, phase, small_campaign
+from ledger_histories import new_ledger, small_campaign
 
 import postgresql_world
 from referee.errors import ConfigurationError, ConflictError, HostError
