@@ -18,7 +18,7 @@ from referee.challenge import Contract
 from referee.engines import hardware
 from referee.errors import HostError, UnsafeHostError
 from referee.sandbox import Box, HostCheck, cdi, enclosed, examine_host, sandbox_policy
-from referee.sandbox.gpus import resolve_gpus
+from referee.sandbox.gpus import claim_gpus, resolve_gpus
 from sandbox_world import LIMITS, World
 
 pytestmark = pytest.mark.containers
@@ -194,6 +194,21 @@ def test_a_gpu_is_never_given_twice(world: World, spec: Specification) -> None:
     while (said := enclosed(lambda: take("GPU-one"))) != "ran":
         assert time.monotonic() < deadline, said
         time.sleep(0.05)
+
+
+def test_a_shared_gpu_has_so_many_places_and_none_beside_one_that_holds_it_alone(
+    spec: Specification, tmp_path: Path
+) -> None:
+    edits = resolve_gpus([ONE])
+    with claim_gpus(tmp_path / "claims", edits, 2), claim_gpus(tmp_path / "claims", edits, 2):
+        for sharing in (1, 2):
+            with pytest.raises(HostError, match="has the GPU"), claim_gpus(tmp_path / "claims", edits, sharing):
+                pass
+    alone, late = claim_gpus(tmp_path / "claims", edits), claim_gpus(tmp_path / "claims", edits, 2)
+    with alone, pytest.raises(HostError, match="has the GPU"), late:
+        pass
+    with claim_gpus(tmp_path / "claims", edits, 2):  # nothing of them is left
+        pass
 
 
 def hook(path: str, *words: str) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from referee import engines
-from referee.challenge import Challenge, EngineChoice, MachineType, Phase
+from referee.challenge import Challenge, EngineChoice, Limits, MachineType, Phase
 from referee.engines import create_engine, engine_names
 from referee.engines.hardware import Gpu, Hardware, this_machine
-from referee.engines.local import _bounded
+from referee.engines.local import LocalEngine, _bounded
 from referee.engines.memory import MemoryEngine
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import ConfigurationError
 from referee.objects import ObjectStore
+from referee.sandbox.runtime import Overhead
 
 GIB = 2**30
 MACHINE = Hardware((0, 1, 2, 3), 16 * GIB, (Gpu("GPU-a", 8 * GIB), Gpu("GPU-b", 8 * GIB)))
@@ -37,6 +38,8 @@ MACHINE = Hardware((0, 1, 2, 3), 16 * GIB, (Gpu("GPU-a", 8 * GIB), Gpu("GPU-b", 
         (Needs(1.0, GIB, 1), 2),
         (Needs(1.0, GIB, 2), 1),
         (Needs(1.0, GIB, 3), 0),
+        (Needs(0.5, GIB, 1, gpu_sharing=3), 6),
+        (Needs(0.5, GIB, 2, gpu_sharing=3), 3),
     ],
 )
 def test_the_scarcest_part_decides(needs: Needs, room: int) -> None:
@@ -59,6 +62,30 @@ def test_each_processor_and_gpu_belongs_to_one() -> None:
     again = slots.take("d", Needs(1.0, GIB, 1))
     assert again is not None
     assert (again.cpus, again.gpus) == ((0,), ("GPU-a",))
+
+
+def test_gpus_are_shared_by_as_many_as_the_challenge_says_the_emptiest_first() -> None:
+    slots = Slots(MACHINE)
+    shared = Needs(0.5, GIB, 1, gpu_sharing=2)
+    shares = [slots.take(name, shared) for name in "abcde"]
+    assert [share and share.gpus for share in shares] == [("GPU-a",), ("GPU-b",), ("GPU-a",), ("GPU-b",), None]
+    slots.release("a")
+    assert slots.room(Needs(0.5, GIB, 1)) == 0  # one is left on it
+    slots.release("c")
+    assert slots.take("alone", Needs(0.5, GIB, 1)) == Share((), ("GPU-a",), GIB, 0.5)
+    assert slots.room(shared) == 0
+
+
+def test_what_gvisor_takes_beside_an_attempt_is_set_aside_too(tmp_path: Path) -> None:
+    engine = LocalEngine(
+        ObjectStore(tmp_path / "objects"), tmp_path / "node", Limits(cpus=0.1, memory=GIB),
+        hardware=Hardware((0, 1), 4 * GIB), overhead=Overhead(memory_bytes=GIB // 2, pids=512),
+    )  # fmt: skip
+    try:
+        assert engine.capacity().free == {"local": 2}  # of 1.5 GiB each
+        assert engine.machines()["local"].memory == 4 * GIB - GIB // 2
+    finally:
+        engine.close()
 
 
 def test_whoever_asks_for_a_part_of_a_processor_shares_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import struct
 import time
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from referee.errors import UnsafeHostError
-from referee.sandbox import cgroups, doctor, mounts
-from referee.sandbox.box import BoxOutcome
+from referee.sandbox import cgroups, doctor, mounts, sweep
+from referee.sandbox.box import LOCK_NAME, BoxOutcome
 from referee.sandbox.harvest import Refusal, harvest
 from referee.sandbox.judging import Seen, judge_inside
 from referee.sandbox.peak import SampledPeak
@@ -184,6 +185,25 @@ def test_on_version_1_the_peak_says_whether_the_limit_was_reached(tmp_path: Path
 def test_a_leaf_has_a_name_of_ours() -> None:
     with pytest.raises(ValueError, match="referee-"):
         cgroups.Leaf(cgroups.CgroupHost(1, ()), "../other", 1)
+
+
+def test_a_sweep_that_is_killed_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock goes last: without it nobody would find what is left."""
+    folder = tmp_path / "s-1"
+    (folder / "kept").mkdir(parents=True)
+    (folder / LOCK_NAME).touch()
+    (folder / "aaa").touch()
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(tmp_path)
+    assert (folder / LOCK_NAME).exists()
+    assert sweep(tmp_path) == [folder]
+    assert not folder.exists()
 
 
 def test_mounts_are_read_with_their_escapes_and_flags(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ class Used:
     cpu_seconds: float = 2.0
     start_seconds: float = 0.25
     peak_memory_bytes: int = 50
+    memory_limit_bytes: int = 100
     oom_kills: int = 0
     pids_peak: int | None = 4
     pids_refused: int = 0
@@ -247,6 +248,8 @@ LIMITS = Limits(wall_time=timedelta(seconds=10), memory=100, pids=40, output=100
         (Used(pids_peak=4, pids_refused=3), 1.0, "pids", 1.0),
         (Used(output_files=9), 1.0, "output_files", 0.9),
         (Used(output_bytes=99), 1.0, "output", 0.99),
+        (Used(wall_seconds=10.2), 1.0, "wall_time", 1.0),
+        (Used(peak_memory_bytes=300, memory_limit_bytes=600), 1.0, "memory", 0.5),
     ],
 )
 def test_the_limit_that_was_nearest_is_named(used: Used, scale: float, nearest: str, share: float) -> None:

@@ -28,6 +28,8 @@ from referee.engines.processes import Watch, end_workers
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import HostError
 from referee.objects import ObjectStore
+from referee.sandbox.levels import runtime_of
+from referee.sandbox.runtime import Overhead
 from referee.worker.claims import claim_key
 from referee.worker.leftovers import clear_dead, clear_if_dead
 from referee.worker.lock import attempts_on, is_held, read_holder
@@ -56,6 +58,7 @@ class LocalEngine:
         slots: at most so many attempts side by side; by default as many as CPUs and memory allow.
         hardware: what to give out; by default all that is here.
         cache_bytes: the most that unpacked images may take on this node.
+        overhead: what the isolation level's runtime takes beside each attempt.
     """
 
     name = "local"
@@ -70,13 +73,15 @@ class LocalEngine:
         slots: int | None = None,
         hardware: Hardware | None = None,
         cache_bytes: int | None = None,
+        overhead: Overhead = Overhead(),  # noqa: B008 - frozen
     ) -> None:
         self._objects = objects
         self._node_folder = node_folder.absolute()
         self._limits = limits
         self._hardware = hardware or this_machine()
         self._machine_name, described = machine
-        self._machine = _bounded(described, self._hardware)
+        self._overhead = overhead
+        self._machine = _bounded(described, self._hardware, overhead.memory_bytes)
         self._slots = Slots(self._hardware, slots)
         self._cache_bytes = cache_bytes
         self._node = socket.gethostname()
@@ -105,7 +110,7 @@ class LocalEngine:
     def capacity(self) -> Capacity:
         """How many more attempts under the challenge's limits fit now."""
         self._settle()
-        free = self._slots.room(_needs(self._limits, 0)) - len(self._waiting)
+        free = self._slots.room(self._needs(self._limits, 0)) - len(self._waiting)
         return Capacity({self._machine_name: max(0, free)})
 
     # Jobs
@@ -117,7 +122,7 @@ class LocalEngine:
             HostError: if one of them can never run here (`referee.routing` tells before), or no worker can be started.
         """
         for spec in specs:
-            if not self._slots.fits(_needs(spec.limits, spec.gpus)):
+            if not self._slots.fits(self._needs(spec.limits, spec.gpus)):
                 raise HostError(
                     f"{spec.attempt} needs more than this machine has.",
                     hint="Lower the challenge's limits, or run it where they fit.",
@@ -212,7 +217,7 @@ class LocalEngine:
     def _dispatch(self) -> None:
         orders: list[Order] = []
         for attempt, spec in list(self._waiting.items()):
-            share = self._slots.take(attempt, _needs(spec.limits, spec.gpus))
+            share = self._slots.take(attempt, self._needs(spec.limits, spec.gpus))
             if share is not None:
                 orders.append(self._order(spec, share))
         if not orders:
@@ -260,10 +265,15 @@ class LocalEngine:
         holder = read_holder(self._node_folder, attempt)
         if holder is not None:
             cpu_count = len(holder.cpus) or self._limits.cpus
-            self._slots.reserve(attempt, Share(holder.cpus, holder.gpus, holder.memory_bytes, cpu_count))
+            self._slots.reserve(attempt, Share(
+                holder.cpus, holder.gpus, holder.memory_bytes, cpu_count, self._limits.gpu_sharing
+            ))  # fmt: skip
         elif is_held(self._node_folder, attempt):
-            needs = _needs(self._limits, 0)
+            needs = self._needs(self._limits, 0)
             self._slots.reserve(attempt, Share((), (), needs.memory_bytes, needs.cpus))
+
+    def _needs(self, limits: Limits, gpus: int) -> Needs:
+        return Needs(limits.cpus, limits.memory + self._overhead.memory_bytes, gpus, limits.gpu_sharing)
 
     def _drop_launcher(self) -> None:
         if self._launcher is not None:
@@ -329,21 +339,16 @@ class _LauncherProcess:
         self._process.returncode = self._process.returncode if self._process.returncode is not None else 0
 
 
-def _needs(limits: Limits, gpus: int) -> Needs:
-    return Needs(limits.cpus, limits.memory, gpus)
-
-
-def _bounded(described: MachineType | None, hardware: Hardware) -> MachineType:
-    """The machine type as described, with no more than what is here."""
-    machine = described or MachineType(
-        cpus=len(hardware.cpus), memory=hardware.memory_bytes, gpus=len(hardware.gpus), reference=True
-    )
+def _bounded(described: MachineType | None, hardware: Hardware, overhead_bytes: int = 0) -> MachineType:
+    """The machine type as described, with no more than what is here for attempts."""
+    memory = max(1, hardware.memory_bytes - overhead_bytes)
+    machine = described or MachineType(cpus=len(hardware.cpus), memory=memory, gpus=len(hardware.gpus), reference=True)
     gpus = min(machine.gpus, len(hardware.gpus))
     here = min((gpu.memory_bytes for gpu in hardware.gpus), default=0) or machine.gpu_memory  # 0: not known
     return machine.model_copy(
         update={
             "cpus": min(machine.cpus, len(hardware.cpus)),
-            "memory": min(machine.memory, hardware.memory_bytes),
+            "memory": min(machine.memory, memory),
             "gpus": gpus,
             "gpu_memory": min(here, machine.gpu_memory or here) if gpus and here is not None else None,
         }
@@ -362,4 +367,5 @@ def from_challenge(challenge: Challenge, objects: ObjectStore, node_folder: Path
         # gVisor gives no GPUs. Not to offer them makes a submission that wants one unroutable, which is true, instead
         # of a fault of this host, which would be tried three times.
         hardware=replace(this_machine(), gpus=()) if challenge.sandbox.level == "gvisor" else None,
+        overhead=runtime_of(challenge.sandbox.level).overhead,
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from referee.engines.hardware import Hardware
+
+_FULL = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,7 @@ class Needs:
     cpus: float
     memory_bytes: int
     gpus: int = 0
+    gpu_sharing: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Share:
 
     Attributes:
         cpus: processors that it has to itself; empty for a part of all.
-        gpus: UUIDs of the GPUs that it has to itself.
+        gpus: UUIDs of the GPUs that it has: to itself, or as one of `gpu_sharing`.
         memory_bytes: memory set aside.
         cpu_count: how many processors' time it may use.
     """
@@ -31,6 +35,7 @@ class Share:
     gpus: tuple[str, ...]
     memory_bytes: int
     cpu_count: float
+    gpu_sharing: int = 1
 
 
 class Slots:
@@ -66,7 +71,7 @@ class Slots:
         else:
             bounds.append(self._count - len(self._taken) if needs.cpus <= len(self._hardware.cpus) else 0)
         if needs.gpus:
-            bounds.append(len(self._free_gpus()) // needs.gpus)
+            bounds.append(self._gpu_room(needs))
         return max(0, min(bounds))
 
     def take(self, attempt: str, needs: Needs) -> Share | None:
@@ -74,8 +79,9 @@ class Slots:
         if self.room(needs) < 1:
             return None
         share = Share(
-            self._processors(needs.cpus), tuple(self._free_gpus()[: needs.gpus]), needs.memory_bytes, needs.cpus
-        )
+            self._processors(needs.cpus), tuple(self._free_gpus(needs, self._held())[: needs.gpus]),
+            needs.memory_bytes, needs.cpus, needs.gpu_sharing,
+        )  # fmt: skip
         self._taken[attempt] = share
         return share
 
@@ -98,9 +104,25 @@ class Slots:
     def _free_cpus(self) -> float:
         return len(self._hardware.cpus) - sum(share.cpu_count for share in self._taken.values())
 
-    def _free_gpus(self) -> list[str]:
-        taken = {uuid for share in self._taken.values() for uuid in share.gpus}
-        return [gpu.uuid for gpu in self._hardware.gpus if gpu.uuid not in taken]
+    def _held(self) -> Counter[str]:
+        """How many have each GPU; one that somebody has alone counts as full."""
+        held: Counter[str] = Counter()
+        for share in self._taken.values():
+            for uuid in share.gpus:
+                held[uuid] += 1 if share.gpu_sharing > 1 else _FULL
+        return held
+
+    def _free_gpus(self, needs: Needs, held: Counter[str]) -> list[str]:
+        """Those with a place left, the emptiest first."""
+        free = [gpu.uuid for gpu in self._hardware.gpus if held[gpu.uuid] < needs.gpu_sharing]
+        return sorted(free, key=lambda uuid: held[uuid])
+
+    def _gpu_room(self, needs: Needs) -> int:
+        held, room = self._held(), 0
+        while len(free := self._free_gpus(needs, held)) >= needs.gpus:
+            held.update(free[: needs.gpus])
+            room += 1
+        return room
 
     def _processors(self, count: float) -> tuple[int, ...]:
         """Processors of its own for whoever asked for whole ones, where nobody shares; else none in particular."""

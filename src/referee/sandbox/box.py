@@ -58,11 +58,12 @@ class BoxOutcome:
         cpu_throttled: periods (of 0.1 s) in which it was held back at its share of the processors.
         start_seconds: from the runtime's start to the program's.
         peak_memory_bytes: of the whole cgroup, so that at the level `gvisor` the sentry's own is part of it.
+        memory_limit_bytes: of the whole cgroup likewise.
         pids_peak: most processes and threads at once, where the kernel counts those of the submission alone.
         pids_refused: how often a new process or thread was refused.
         log_bytes: all that was written to standard output and error, also what was not kept.
         log_tail: the last that was written, also beyond what was kept.
-        gpu_peak_memory_bytes: most memory in use on its GPUs, where the driver's library tells.
+        gpu_peak_memory_bytes: most memory in use on its GPUs, where the driver's library tells and nobody shares them.
         output_bytes: room taken in the output folder; `output_files` counts every kind of entry there.
     """
 
@@ -74,6 +75,7 @@ class BoxOutcome:
     oom_kills: int = 0
     host_oom_kills: int = 0
     peak_memory_bytes: int = 0
+    memory_limit_bytes: int = 0
     cpu_seconds: float = 0.0
     cpu_throttled: int = 0
     wall_seconds: float = 0.0
@@ -128,7 +130,8 @@ class Box:
         self._wake_read = self._wake_write = -1
         self._log = LogPipe(policy)
         self._gpus = NO_EDITS
-        self._gpu_memory = GpuMemory(policy.gpus)
+        # The driver tells the memory of a whole card, which of a shared one is nobody's in particular.
+        self._gpu_memory = GpuMemory(policy.gpus if policy.gpu_sharing == 1 else ())
         self._sampled: SampledPeak | None = None
         self._clean = ExitStack()
 
@@ -145,7 +148,7 @@ class Box:
             make_folder(RUN_FOLDER, 0o711)  # the first sandbox of this boot finds nothing
             self._ids = undo.enter_context(claim_ids(RUN_FOLDER / "ids"))
             self._gpus = resolve_gpus(self._policy.gpus)
-            undo.enter_context(claim_gpus(RUN_FOLDER / "gpus", self._gpus))
+            undo.enter_context(claim_gpus(RUN_FOLDER / "gpus", self._gpus, self._policy.gpu_sharing))
             self._stage = Stage(self._policy, self._ids, self._gpus)
             self._stage.mount()
             undo.callback(self._stage.unmount)
@@ -333,6 +336,7 @@ class Box:
             oom_kills=usage.oom_kills,
             host_oom_kills=usage.host_oom_kills,
             peak_memory_bytes=usage.peak_memory_bytes,
+            memory_limit_bytes=self._leaf.limit_bytes,
             cpu_seconds=usage.cpu_seconds,
             cpu_throttled=usage.cpu_throttled,
             wall_seconds=wall_seconds,

@@ -45,26 +45,38 @@ def _index(name: str) -> int | None:
 
 
 @contextmanager
-def claim_gpus(claims: Path, edits: Edits) -> Iterator[None]:
-    """Hold each device node of `edits` alone on this machine. The kernel frees them when this process ends.
+def claim_gpus(claims: Path, edits: Edits, sharing: int = 1) -> Iterator[None]:
+    """Hold each device node of `edits` on this machine: alone, or as one of `sharing` that share it.
 
-    Two names may mean one GPU, so that what is held is the numbers of its node.
+    The kernel frees them when this process ends. Two names may mean one GPU, so that what is held is the numbers of
+    its node. Whoever shares holds a shared lock on them and one of so many places.
 
     Raises:
-        HostError: if another sandbox has one of them.
+        HostError: if other sandboxes have one of them.
     """
     make_folder(claims, 0o700)
     with ExitStack() as held:
         for node in edits.own_nodes:
-            lock = os.open(claims / f"{node.major}-{node.minor}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            held.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            name = f"{node.major}-{node.minor}"
+            places = [f"{name}.{number}" for number in range(sharing)]
+            kind = fcntl.LOCK_EX if sharing == 1 else fcntl.LOCK_SH
+            if not _lock(held, claims / name, kind) or (
+                sharing > 1 and not any(_lock(held, claims / place, fcntl.LOCK_EX) for place in places)
+            ):
                 raise HostError(
                     f"Another sandbox has the GPU {node.path}.", hint="Wait for it, or end the worker that holds it."
-                ) from error
+                )
         yield
+
+
+def _lock(held: ExitStack, path: Path, kind: int) -> bool:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class GpuMemory:

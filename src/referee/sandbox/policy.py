@@ -39,6 +39,7 @@ class SandboxPolicy:
         output_files: files and folders that may exist in the output folder.
         flood_bytes: the container is ended when it has written this much to its log.
         gpus: names of the devices to be given (CDI names); empty means none.
+        gpu_sharing: so many sandboxes may have one of them at once.
         environment: the contract's own variables, which override the image's.
     """
 
@@ -63,6 +64,7 @@ class SandboxPolicy:
     pids: int
     open_files: int
     gpus: tuple[str, ...]
+    gpu_sharing: int = 1
 
     @property
     def digest(self) -> str:
@@ -115,6 +117,7 @@ def sandbox_policy(
         pids=limits.pids,
         open_files=limits.open_files,
         gpus=gpus,
+        gpu_sharing=limits.gpu_sharing,
     )
 
 

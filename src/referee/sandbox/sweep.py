@@ -5,6 +5,7 @@ Processes and mounts need no sweep: the kernel took them with the process. A san
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -34,11 +35,23 @@ def sweep(folder: Path) -> list[Path]:
             record = lock.parent / LEAF_NAME
             if record.is_file():
                 remove_leaf(record)
-            shutil.rmtree(lock.parent)
+            _remove(lock)
             removed.append(lock.parent)
         finally:
             os.close(descriptor)
     return removed
+
+
+def _remove(lock: Path) -> None:
+    """The folder of a dead sandbox; its lock last, so that a sweep that is killed can be done again."""
+    for path in lock.parent.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != lock:
+            path.unlink()
+    lock.unlink()
+    with contextlib.suppress(OSError):  # somebody was quick
+        lock.parent.rmdir()
 
 
 def remove_leaf(record: Path) -> None:

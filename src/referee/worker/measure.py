@@ -21,6 +21,8 @@ class Used(Protocol):
     @property
     def peak_memory_bytes(self) -> int: ...
     @property
+    def memory_limit_bytes(self) -> int: ...
+    @property
     def oom_kills(self) -> int: ...
     @property
     def pids_peak(self) -> int | None: ...
@@ -49,7 +51,7 @@ def measurements(used: Used, limits: Limits, wall_time_scale: float, preparation
     """
     shares = {
         "wall_time": used.wall_seconds / (limits.wall_time.total_seconds() * wall_time_scale),
-        "memory": used.peak_memory_bytes / limits.memory,
+        "memory": used.peak_memory_bytes / used.memory_limit_bytes,
         "output": used.output_bytes / limits.output,
         "output_files": used.output_files / limits.output_files,
     }
@@ -71,5 +73,5 @@ def measurements(used: Used, limits: Limits, wall_time_scale: float, preparation
         log_bytes=used.log_bytes,
         gpu_peak_memory_bytes=used.gpu_peak_memory_bytes,
         nearest_limit=nearest,
-        nearest_limit_share=shares[nearest],
+        nearest_limit_share=min(1.0, shares[nearest]),  # whoever is ended at a limit is a moment above it
     )
