@@ -153,7 +153,7 @@ def _planned(confirmed: Confirmed, past: History) -> Foresight:
 
 
 def _idle_after(past: History, at: datetime) -> timedelta:
-    later = [row.planned_at - at for row in past.attempts if row.planned_at > at]
+    later = [row.planned_at - at for row in past.attempts if row.planned_at >= at]
     return min(later, default=timedelta(0))
 
 
