@@ -321,7 +321,7 @@ def test_drift_is_announced_and_the_forecast_follows_it(tmp_path: Path) -> None:
 
 
 def test_hindsight_sets_forecasts_beside_what_came(tmp_path: Path) -> None:
-    season = Season(tmp_path, lengths(60))
+    season = Season(tmp_path, lengths(60, seed=5))
     challenge = season.stage.challenge
     season.run(Orders(only=HALF))
     with season.ledger() as ledger:
