@@ -31,7 +31,8 @@ def _local(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Eng
 def _memory(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Engine:  # noqa: ARG001 - one signature for all
     from referee.engines.memory import MemoryEngine  # noqa: PLC0415 - see `_local`
 
-    return MemoryEngine(objects, machines=challenge.machines or None, slots=challenge.engine.slots or 1)
+    nodes = {name: [f"{name}-{n + 1}" for n in range(each.count or 1)] for name, each in challenge.machines.items()}
+    return MemoryEngine(objects, machines=challenge.machines or None, nodes=nodes, slots=challenge.engine.slots or 1)
 
 
 def _slurm(challenge: Challenge, objects: ObjectStore, node_folder: Path) -> Engine:  # noqa: ARG001 - one signature for all
