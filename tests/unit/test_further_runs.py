@@ -1,0 +1,144 @@
+"""Further runs through the same controller: beside the official ones, under their own limits, never instead of them."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from test_campaign import Stage, ok
+
+from referee.attempts import AttemptSpec
+from referee.campaign import Campaign, for_series
+from referee.challenge import Challenge, Limits, MachineType, Phase
+from referee.engines.memory import MemoryEngine, Play
+from referee.ledger import Ledger, SeriesStarted, SubmissionRuled, queries
+from referee.rulings import Ruling
+from referee.verdicts import Verdict
+
+SERIES = SeriesStarted(
+    series="rejudging-1",
+    purpose="rejudging",
+    phase="test",
+    submissions=("s-001", "s-002"),
+    limits=Limits(wall_time=timedelta(seconds=77)),
+)
+
+
+def run(stage: Stage, engine: MemoryEngine, event: SeriesStarted = SERIES, steps: int | None = None) -> Campaign:
+    """Make the further runs of a series, or be killed after so many passes."""
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        if event.series not in {row.series for row in queries.series(ledger)}:
+            ledger.append([event])
+        series = next(row for row in queries.series(ledger) if row.series == event.series)
+        challenge = for_series(stage.challenge, series)
+        campaign = Campaign(challenge, lease, engine, stage.objects, stage.data, "test", series=series)
+        campaign.begin()
+        while campaign.step():
+            if steps is not None and (steps := steps - 1) <= 0:
+                break
+            engine.wait(2.0)
+        return campaign
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    made = Stage(tmp_path, count=4)
+    made.run(made.engine())
+    return made
+
+
+def test_a_series_runs_its_own_submissions_and_leaves_the_official_ones_alone(stage: Stage) -> None:
+    with Ledger.open(stage.path) as ledger:
+        before = queries.evaluations(ledger, "test"), queries.attempts(ledger, phase="test")
+        finished = queries.phases(ledger)["test"].finished_at
+    specs: list[AttemptSpec] = []
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        specs.append(spec)
+        return ok(spec, chance)
+
+    run(stage, stage.engine(script))
+    with Ledger.open(stage.path) as ledger:
+        assert (queries.evaluations(ledger, "test"), queries.attempts(ledger, phase="test")) == before
+        assert queries.phases(ledger)["test"].finished_at == finished
+        assert queries.status(ledger, "test", "rejudging-1").verdicts == {Verdict.OK: 2}
+        rows = queries.evaluations(ledger, "test", "rejudging-1")
+        ledger.verify()
+    assert {row.evaluation for row in rows} == {"s-001.test.rejudging-1", "s-002.test.rejudging-1"}
+    assert {spec.limits.wall_time for spec in specs} == {timedelta(seconds=77)}
+    stage.run(stage.engine())
+    assert stage.verdicts() == {Verdict.OK: 4}
+
+
+def test_a_killed_controller_goes_on_with_a_series_where_it_was(stage: Stage) -> None:
+    engine = stage.engine(slots=1)
+    run(stage, engine, steps=1)
+    run(stage, engine)
+    with Ledger.open(stage.path) as ledger:
+        assert queries.status(ledger, "test", "rejudging-1").verdicts == {Verdict.OK: 2}
+    assert set(engine.executed.values()) == {1}
+
+
+def test_a_series_stays_on_its_machine_type(tmp_path: Path) -> None:
+    machines = {
+        name: MachineType(cpus=64, memory=2**40, price=Decimal(price)) for name, price in (("dear", 3), ("cheap", 1))
+    }
+    stage = Stage(tmp_path, count=3)
+    stage.run(stage.engine(machines=machines))
+    bound = SERIES.model_copy(update={"series": "confirmation-1-1", "purpose": "confirmation", "machine_type": "dear"})
+    run(stage, stage.engine(machines=machines), bound)
+    with Ledger.open(stage.path) as ledger:
+        attempts = queries.attempts(ledger, phase="test", series="confirmation-1-1")
+    assert {row.machine_type for row in attempts} == {"dear"}
+    assert {row.machine_type for row in stage.attempts()} == {"cheap"}
+
+
+def test_smoke_runs_and_shared_runs_are_for_official_evaluations() -> None:
+    rows = {
+        purpose: queries.SeriesRow("x", purpose, "test", ("s-001",), None, None)
+        for purpose in ("rejudging", "confirmation", "reproduction")
+    }
+    challenge = Challenge.model_validate(
+        {
+            "name": "small",
+            "phases": {"test": Phase(data=Path("data"), visibility="private")},
+            "duplicates": "run_once",
+            "smoke": {"items": 3},
+        }
+    )
+    made = {purpose: for_series(challenge, row) for purpose, row in rows.items()}
+    assert {one.smoke.items for one in made.values()} == {None}
+    assert {purpose: one.duplicates for purpose, one in made.items()} == {
+        "rejudging": "run_once",
+        "confirmation": "run_each",
+        "reproduction": "run_each",
+    }
+
+
+def test_whoever_is_held_or_ruled_off_is_not_run_until_let_through(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=4)
+    engine = stage.engine()
+
+    def campaign(held: dict[str, str]) -> None:
+        with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+            one = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test", held=held)
+            one.begin()
+            while one.step():
+                engine.wait(2.0)
+
+    with Ledger.open(stage.path) as ledger:
+        ledger.append([SubmissionRuled(submission="s-000", ruling=Ruling.WITHDRAW, reason="asked")])
+    campaign({"s-001": "It did not reproduce."})
+    campaign({"s-001": "It did not reproduce."})
+    with Ledger.open(stage.path) as ledger:
+        assert {row.submission for row in queries.evaluations(ledger, "test")} == {"s-002", "s-003"}
+        assert queries.held(ledger, "test") == {"s-001": "It did not reproduce."}
+        assert len([one for one in ledger.events() if one.event.kind == "evaluation.held"]) == 1
+        ledger.append([SubmissionRuled(submission="s-000", ruling=Ruling.REINSTATE, reason="asked again")])
+    campaign({})
+    with Ledger.open(stage.path) as ledger:
+        assert queries.held(ledger, "test") == {}
+    assert stage.verdicts() == {Verdict.OK: 4}
