@@ -253,6 +253,12 @@ class SmokeChoice(Frozen):
     items: int | None = Field(default=None, gt=0)
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{path} is not an absolute path, which alone means the same on every machine")
+    return path
+
+
 class SlurmMachine(Frozen):
     """Where Slurm finds a machine type: its partition, node features, and the type of GPU in its GRES."""
 
@@ -277,7 +283,7 @@ class SlurmChoice(Frozen):
         silence: after this, an unanswered controller gives up; its jobs go on.
     """
 
-    shared: Path
+    shared: Annotated[Path, AfterValidator(_absolute)]
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -70,12 +70,20 @@ class Workspace:
     @cached_property
     def objects(self) -> ObjectStore:
         """Specifications, claims and results."""
-        return ObjectStore(self.state / "objects")
+        return ObjectStore(self._objects_folder)
 
     @cached_property
     def images(self) -> ImageStore:
         """The images of all submissions, by digest."""
-        return ImageStore(self.state / "objects")
+        return ImageStore(self._objects_folder)
+
+    @property
+    def _objects_folder(self) -> Path:
+        """Below the challenge's own state, or where a cluster's nodes see it too: never labels, never the ledger."""
+        slurm = self.challenge.engine.slurm
+        if self.challenge.engine.name == "slurm" and slurm is not None:
+            return slurm.shared / "objects"
+        return self.state / "objects"
 
     @property
     def node(self) -> Path:

@@ -17,7 +17,7 @@ from referee.campaign import Campaign, for_series
 from referee.challenge import Challenge
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
-from referee.engines import create_engine
+from referee.engines import REMOTE, create_engine
 from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
 from referee.orders import Orders
@@ -99,8 +99,10 @@ def refuse_unfit_host(workspace: Workspace) -> None:
     """Say what is missing before anything is done.
 
     Raises:
-        HostError: if this machine cannot run submissions.
+        HostError: if this machine cannot run submissions, where it is this machine that would.
     """
+    if workspace.challenge.engine.name in REMOTE:
+        return
     failing = [check for check in examine_host(workspace.challenge.sandbox.level) if check.status == "fail"]
     if failing:
         raise HostError(
@@ -134,12 +136,8 @@ def evaluate(
     held = {} if series else kept_off(workspace, ledger, phase)
     with _byte_progress(f"Recording {phase}") as on_progress:
         data, events = workspace.record(phase, on_progress)
-    sandbox = workspace.challenge.sandbox
-    proof = prove_host(workspace.node, sandbox.level, sandbox.accepted_risks)
-    known = {(row.node, row.boot_id, row.level) for row in queries.nodes(ledger) if row.proved}
-    proved = NodeProved(node=socket.gethostname(), boot_id=proof.boot_id, level=sandbox.level, checks=len(proof.checks))
-    if (proved.node, proved.boot_id, proved.level) not in known:
-        events.append(proved)
+    if workspace.challenge.engine.name not in REMOTE:
+        events += _proof(workspace, ledger)
     if events:
         lease.append(events)
     challenge = for_series(workspace.challenge, series) if series else workspace.challenge
@@ -151,6 +149,15 @@ def evaluate(
     finally:
         engine.close()
     return campaign
+
+
+def _proof(workspace: Workspace, ledger: Ledger) -> list[Event]:
+    """That this machine keeps what the sandbox promises, unless the ledger knows it of this boot."""
+    sandbox = workspace.challenge.sandbox
+    proof = prove_host(workspace.node, sandbox.level, sandbox.accepted_risks)
+    known = {(row.node, row.boot_id, row.level) for row in queries.nodes(ledger) if row.proved}
+    proved = NodeProved(node=socket.gethostname(), boot_id=proof.boot_id, level=sandbox.level, checks=len(proof.checks))
+    return [] if (proved.node, proved.boot_id, proved.level) in known else [proved]
 
 
 def _watching(challenge: Challenge, ledger: Ledger, phase: str, refresh: Callable[[], None]) -> Callable[[], None]:

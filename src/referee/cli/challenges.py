@@ -13,6 +13,7 @@ from rich.text import Text
 from referee.challenge import FILE_NAME, load_challenge
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, app
+from referee.engines.slurm_doctor import examine_cluster
 from referee.errors import ConfigurationError, UnsafeHostError
 from referee.sandbox import Promise, examine_host, prove_host
 
@@ -67,7 +68,10 @@ def doctor(
     level = loaded.sandbox.level if loaded else "runc"
     accepted = loaded.sandbox.accepted_risks if loaded else ()
     node = (loaded.state_folder if loaded else Path("~/.cache/referee").expanduser()) / "node"
-    checks = examine_host(level)
+    slurm = loaded.engine.slurm if loaded and loaded.engine.name == "slurm" else None
+    # The nodes prove their sandboxes themselves; from here only the way to them can be looked at.
+    checks = examine_cluster(slurm) if slurm else examine_host(level)
+    prove = prove and slurm is None
     able = all(check.status != "fail" for check in checks)
     proof, refusal = None, ""
     if prove and able:
@@ -106,7 +110,10 @@ def doctor(
         )
     screen.say()
     if not able:
-        screen.say("This machine cannot run submissions yet: mend what says `fail`.")
+        subject = "The cluster" if slurm else "This machine"
+        screen.say(f"{subject} cannot run submissions yet: mend what says `fail`.")
+    elif slurm:
+        screen.say("The cluster takes submissions; each node proves its sandbox before its first one.")
     elif refusal:
         screen.say(refusal)
     elif proof:

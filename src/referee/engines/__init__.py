@@ -50,6 +50,10 @@ def _aws_batch(challenge: Challenge, objects: ObjectStore, node_folder: Path) ->
 _OWN: dict[str, Factory] = {"local": _local, "memory": _memory, "slurm": _slurm, "aws-batch": _aws_batch}
 
 
+# Engines whose machines are others than this one: each proves its sandbox itself, before its first attempt.
+REMOTE = frozenset({"slurm", "aws-batch"})
+
+
 def engine_names() -> list[str]:
     """The engines that can be chosen here, our own first."""
     return [*_OWN, *sorted(point.name for point in entry_points(group=GROUP) if point.name not in _OWN)]

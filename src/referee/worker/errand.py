@@ -35,15 +35,19 @@ _ANSWER_BYTES = 64 << 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the errand that the command line describes; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m referee.worker.errand")
-    parser.add_argument("--objects", required=True)
-    parser.add_argument("--wave", required=True)
-    parser.add_argument("--index", required=True, type=int)
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--node", required=True)
+    parser.add_argument("--objects", default="")
+    parser.add_argument("--wave", default="")
+    parser.add_argument("--index", default=0, type=int)
+    parser.add_argument("--job", default="")
+    parser.add_argument("--node", default="")
+    parser.add_argument("--probe", action="store_true", help="only ask whether the warden would serve this job")
     parser.add_argument("--socket", type=Path, default=SOCKET)
     parser.add_argument("--gpus", action="store_true")
     given = parser.parse_args(arguments)
     try:
+        if given.probe:
+            print(_probe(given.socket))
+            return 0
         objects = ObjectStore(given.objects)
         attempt = json.loads(objects.get(f"waves/{given.wave}/{given.index}.json"))["attempt"]
         request = {"attempt": attempt, "job": given.job, "node": given.node, "gpus": _gpus() if given.gpus else []}
@@ -53,16 +57,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return NOT_TO_BE_HAD
 
 
+def _probe(place: Path) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as warden:
+        _connect(warden, place)
+        warden.send(b"{}")
+        answer = _answer(warden) or {"refused": "It ended."}
+    if "ready" not in answer:
+        raise HostError(f"The warden refused: {answer.get('refused')}")
+    return str(answer["ready"])
+
+
+def _connect(warden: socket.socket, place: Path) -> None:
+    try:
+        warden.connect(str(place))
+    except OSError as error:
+        raise HostError(
+            f"No warden answers at {place} on this node: {error.strerror}.",
+            hint="An administrator installs it: see docs/slurm.md.",
+        ) from error
+
+
 def _run(request: dict[str, object], objects: ObjectStore, place: Path) -> int:
     channel, workers_end = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as warden, channel:
-        try:
-            warden.connect(str(place))
-        except OSError as error:
-            raise HostError(
-                f"No warden answers at {place} on this node: {error.strerror}.",
-                hint="An administrator installs it: see docs/slurm.md.",
-            ) from error
+        _connect(warden, place)
         signal.signal(signal.SIGTERM, lambda _number, _frame: _stop(warden))
         server = threading.Thread(target=serve, args=(channel, objects), daemon=True)
         server.start()

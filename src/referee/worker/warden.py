@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from referee import __version__
 from referee.challenge import Frozen
 from referee.errors import ConfigurationError, ConflictError, HostError, RefereeError
 from referee.units import Size
@@ -73,11 +74,14 @@ class WardenSettings(Frozen):
 
 
 class Request(Frozen):
-    """What a user's process asks for; with it comes one end of a pair of sockets (`broker`)."""
+    """What a user's process asks for; with it comes one end of a pair of sockets (`broker`).
 
-    attempt: str
-    job: str
-    node: str
+    Without an attempt it only asks whether it would be served.
+    """
+
+    attempt: str = ""
+    job: str = ""
+    node: str = ""
     gpus: tuple[str, ...] = ()
 
 
@@ -204,6 +208,10 @@ class Warden:
     def _start(self, guest: _Guest, message: bytes, descriptors: list[int]) -> None:
         try:
             request = Request.model_validate_json(message)
+            if not request.attempt:
+                with caller(guest.connection) as who:
+                    self._answer(guest, {"ready": f"version {__version__}, job {who.job}"})
+                return
             if len(descriptors) != 1 or not stat.S_ISSOCK(os.fstat(descriptors[0]).st_mode):
                 raise ConfigurationError("A request comes with one socket.", hint="Use the same version everywhere.")
             if request.gpus and not self.settings.gpus:

@@ -1,0 +1,118 @@
+"""What a cluster lacks for Referee, as the submitting machine sees it. Nothing is changed; one short job is run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from referee.challenge import SlurmChoice
+from referee.engines.slurm_commands import PREFIX, SlurmCommands
+from referee.errors import HostError, RefereeError
+from referee.sandbox.doctor import HostCheck
+
+_PROBE_SECONDS = 90.0
+_UP = ("idle", "mixed", "allocated", "completing")
+
+
+def examine_cluster(choice: SlurmChoice, commands: SlurmCommands | None = None) -> list[HostCheck]:
+    """Look at everything that attempts on the cluster need, in the order in which it is needed.
+
+    Args:
+        choice: `[engine.slurm]`.
+        commands: how Slurm is asked.
+    """
+    slurm = commands or SlurmCommands()
+    checks = [_tried("slurm", lambda: f"version {slurm.configuration().get('SLURM_VERSION', 'unknown')}")]
+    if checks[0].status == "fail":
+        return checks
+    configuration = slurm.configuration()
+    checks += [
+        _tried("partition", lambda: _partition(slurm, choice)),
+        _processes(configuration),
+        _tried("shared folder", lambda: _shared(choice.shared)),
+    ]
+    if all(check.status != "fail" for check in checks):
+        checks.append(_tried("warden", lambda: _warden(slurm, choice)))
+    return checks
+
+
+def _tried(name: str, look: Callable[[], str]) -> HostCheck:
+    try:
+        return HostCheck(name, "ok", look())
+    except RefereeError as error:
+        return HostCheck(name, "fail", error.message, error.hint)
+
+
+def _partition(slurm: SlurmCommands, choice: SlurmChoice) -> str:
+    wanted = {machine.partition for machine in choice.machines.values()} | {choice.partition}
+    names = sorted(name for name in wanted if name)
+    rows = slurm.nodes(names)
+    up = {row["node"] for row in rows if row["state"].rstrip("*~#!%$@^-").startswith(_UP)}
+    if not up:
+        raise HostError(
+            f"No node of {', '.join(names) or 'the default partition'} is up.", hint="See `sinfo -Nl` and `sinfo -R`."
+        )
+    return f"{len(up)} of {len({row['node'] for row in rows})} nodes are up"
+
+
+def _processes(configuration: dict[str, str]) -> HostCheck:
+    track, plugins = configuration.get("ProctrackType", ""), configuration.get("TaskPlugin", "")
+    seen = f"ProctrackType={track}, TaskPlugin={plugins}"
+    if track != "proctrack/cgroup" or "task/cgroup" not in plugins:
+        return HostCheck(
+            "control groups", "fail", seen,
+            "Jobs must be held by control groups: ProctrackType=proctrack/cgroup and TaskPlugin=task/cgroup in "
+            "slurm.conf, ConstrainRAMSpace=yes in cgroup.conf.",
+        )  # fmt: skip
+    return HostCheck("control groups", "ok", seen)
+
+
+def _shared(folder: Path) -> str:
+    if not folder.is_dir():
+        raise HostError(f"There is no folder {folder}.", hint="Make it, on a file system that the nodes mount there.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise HostError(f"{folder} cannot be written.", hint="Make it yours.")
+    return str(folder)
+
+
+def _warden(slurm: SlurmCommands, choice: SlurmChoice) -> str:
+    """A job of a minute that asks its node's warden whether it would be served."""
+    said = choice.shared / f"doctor-{secrets.token_hex(8)}.log"
+    words = [str(choice.python or sys.executable), "-m", "referee.worker.errand", "--probe"]
+    script = f"#!/bin/sh\nexec {shlex.join([*words, '--socket', str(choice.socket)])}\n"
+    options = [f"--job-name={PREFIX}doctor", "--array=0", "--no-requeue", "--chdir=/", "--ntasks=1", "--mem=200M"]
+    options += ["--time=1", f"--output={said}", "--export=PATH"]
+    options += [f"--partition={choice.partition}"] if choice.partition else []
+    options += [f"--account={choice.account}"] if choice.account else []
+    options += [f"--qos={choice.qos}"] if choice.qos else []
+    number = slurm.submit(options, script)
+    try:
+        ended = _wait_for(slurm, number)
+        text = " ".join(said.read_text(encoding="utf-8", errors="replace").split()) if said.exists() else ""
+    finally:
+        slurm.cancel([number])
+        said.unlink(missing_ok=True)
+    if ended != "COMPLETED":
+        raise HostError(
+            f"The job that asked for the warden ended as {ended}: {text or 'it said nothing.'}",
+            hint="See docs/slurm.md: an administrator installs the warden on every node, and names you in its file.",
+        )
+    return f"it answers on a node: {text}"
+
+
+def _wait_for(slurm: SlurmCommands, number: str) -> str:
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while time.monotonic() < deadline:
+        child = next((child for child in slurm.children() if child.handle == f"{number}_0"), None)
+        if child is None or not (child.is_waiting or child.is_running):
+            return child.state if child else "unknown"
+        time.sleep(1.0)
+    raise HostError(
+        f"The job that asks for the warden did not end in {_PROBE_SECONDS:.0f} s.",
+        hint="Wait until a node is free, then try again.",
+    )
