@@ -34,9 +34,11 @@ MOST_CHILDREN = 10_000  # of an array; at least 2, so one attempt alone is a job
 
 _FRESH = "a fresh instance"
 _JOB_PREFIX = "referee-"
+_HEARTBEAT_SECONDS = 300.0  # the alarm rings after a quarter of an hour without
 _STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
 _CLAIM_LIMIT_BYTES = 1 << 16
 _UNANSWERED_SECONDS = 300.0
+_IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
 _LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
 _ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try again later."
 _STATES = {WAITING: JobState.WAITING, RUNNING: JobState.RUNNING, ENDED: JobState.ENDED}
@@ -51,12 +53,14 @@ class Stack:
         definition: of the job that is a worker.
         events_url: of the queue that state changes come to; None: they are looked up.
         node_folder: where a machine's own folder is seen by jobs.
+        heartbeat_alarm: which rings when no heartbeat comes; None: none is sent.
     """
 
     name: str
     definition: str
     events_url: str | None = None
     node_folder: str = "/var/lib/referee"
+    heartbeat_alarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class AwsBatchEngine:
         self._objects, self._stack, self._fleet, self._limits = objects, stack, fleet, limits
         self._patience = patience or Patience()
         self._clock, self._pause = clock, pause
-        self._listen_at = 0.0
+        self._listen_at = self._beat_at = 0.0
         self._following = Following(calls, stack.events_url, self._patience.look, clock)
         self._waves: dict[str, Wave] = {}
         self._arrays_of: dict[str, list[tuple[Array, int]]] = {}  # an attempt may have been submitted more than once
@@ -206,6 +210,7 @@ class AwsBatchEngine:
     def wait(self, seconds: float) -> None:
         """Until a job's state changed, at most so long."""
         began = self._clock()
+        self._beat(began)
         if began >= self._listen_at:
             self._listen_at = began + self._patience.listen
             if self._following.listen():
@@ -214,7 +219,20 @@ class AwsBatchEngine:
             self._pause(max(0.0, min(seconds, self._listen_at - began)))
 
     def close(self) -> None:
-        """Nothing to let go of: jobs are AWS's."""
+        """Let go: jobs are AWS's. A controller that ends in order need not be missed."""
+        if self._stack.heartbeat_alarm is not None and self._beat_at:
+            with contextlib.suppress(HostError):
+                self.calls.watch_heartbeat(self._stack.heartbeat_alarm, on=False)
+
+    def _beat(self, now: float) -> None:
+        alarm = self._stack.heartbeat_alarm
+        if alarm is None or now < self._beat_at:
+            return
+        with contextlib.suppress(HostError):  # what is not sent rings the alarm, which is what it is for
+            self.calls.heartbeat(self._stack.name)
+            if not self._beat_at:
+                self.calls.watch_heartbeat(alarm, on=True)
+        self._beat_at = now + _HEARTBEAT_SECONDS
 
     # Submitting
 
@@ -341,7 +359,7 @@ class AwsBatchEngine:
             if not waiting or array.count(RUNNING):
                 continue
             said = next((child.reason for child in waiting if child.reason), "")
-            impossible = said.startswith("MISCONFIGURATION")
+            impossible = said.startswith(_IMPOSSIBLE)
             if impossible or now - moved[array.queue] > self._patience.longest_wait:
                 self._block(array, said, impossible=impossible)
 
@@ -403,7 +421,12 @@ def from_challenge(challenge: Challenge, objects: ObjectStore) -> AwsBatchEngine
     calls = BatchCalls(choice.region, choice.profile)
     outputs = calls.outputs(choice.stack)
     try:
-        stack = Stack(choice.stack, outputs["JobDefinition"], outputs["EventsQueueUrl"])
+        stack = Stack(
+            choice.stack,
+            outputs["JobDefinition"],
+            outputs["EventsQueueUrl"],
+            heartbeat_alarm=outputs.get("HeartbeatAlarm"),
+        )
     except KeyError as error:
         raise ConfigurationError(
             f"The stack {choice.stack} has no output {error}.", hint="Make it with `referee cloud deploy`."

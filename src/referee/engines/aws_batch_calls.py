@@ -83,6 +83,14 @@ class BatchCalls:
         return self._client("ec2", self._patient)
 
     @cached_property
+    def _logs(self) -> Any:
+        return self._client("logs", self._patient)
+
+    @cached_property
+    def _metrics(self) -> Any:
+        return self._client("cloudwatch", self._patient)
+
+    @cached_property
     def _stacks(self) -> Any:
         return self._client("cloudformation", self._patient)
 
@@ -154,6 +162,24 @@ class BatchCalls:
         pages = self._ec2.get_paginator("describe_instances").paginate(Filters=filters)
         groups = _asked("DescribeInstances", lambda: [group for page in pages for group in page["Reservations"]])
         return [each["InstanceId"] for group in groups for each in group["Instances"]]
+
+    def heartbeat(self, stack: str) -> None:
+        """PutMetricData: the controller of this stack is alive."""
+        datum = {"MetricName": "Heartbeat", "Dimensions": [{"Name": "Stack", "Value": stack}], "Value": 1.0}
+        _asked("PutMetricData", partial(self._metrics.put_metric_data, Namespace="Referee", MetricData=[datum]))
+
+    def watch_heartbeat(self, alarm: str, *, on: bool) -> None:
+        """EnableAlarmActions, DisableAlarmActions: whether the alarm tells anybody."""
+        change = self._metrics.enable_alarm_actions if on else self._metrics.disable_alarm_actions
+        _asked("EnableAlarmActions", partial(change, AlarmNames=[alarm]))
+
+    def log(self, group: str, stream: str) -> str:
+        """GetLogEvents: the last lines that a job printed; empty if they cannot be had."""
+        try:
+            found = _asked("GetLogEvents", partial(self._logs.get_log_events, logGroupName=group, logStreamName=stream))
+        except HostError:
+            return ""
+        return "\n".join(str(each["message"]) for each in found["events"][-100:])
 
     def outputs(self, stack: str) -> dict[str, str]:
         """DescribeStacks: what the stack says of itself."""

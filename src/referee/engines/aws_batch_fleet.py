@@ -16,7 +16,7 @@ _REGISTERED_SHARE = 0.93
 _REGISTERED_LESS_BYTES = 300 << 20
 _WORKER_BYTES = 512 << 20  # of a job's memory, for the worker beside its submission
 _MIB = 1 << 20
-_UNBOUNDED_MACHINES = 20  # where neither a count nor a quota says how many there can be
+UNBOUNDED_MACHINES = 20  # where neither a count nor a quota says how many there can be
 _MOST_OPEN = 10_000
 
 
@@ -90,7 +90,7 @@ class Fleet:
             bounds = [machine.cpus / limits.cpus, registered_bytes(machine) / (limits.memory + _WORKER_BYTES)]
             bounds += [machine.gpus / limits.gpus] if machine.gpus and limits.gpus else []
             each = max(1, int(min(bounds)))
-        return each * self.ceilings.get(machine_type, _UNBOUNDED_MACHINES)
+        return each * self.ceilings.get(machine_type, UNBOUNDED_MACHINES)
 
 
 def registered_bytes(machine: MachineType) -> int:

@@ -1,0 +1,158 @@
+"""`referee cloud`: the stack in AWS that the engine `aws-batch` runs on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from referee.challenge import AwsChoice, Challenge, load_challenge
+from referee.cli import screen
+from referee.cli.app import HERE, AsJson, Folder, app
+from referee.cloud.smoke import NOT_RUN, smoke
+from referee.cloud.stack import Account
+from referee.cloud.template import template
+from referee.engines.aws_batch_fleet import fleet_of
+from referee.errors import CheckFailedError, ConfigurationError
+
+cloud = App(name="cloud", help="The stack in AWS that the engine aws-batch runs on (docs/aws.md).")
+app.command(cloud)
+
+Mail = Annotated[
+    str | None, Parameter(name="--email", help="Who is told by mail when the controller is silent or money runs out.")
+]
+
+
+@cloud.command(name="template")
+def print_template(*, email: Mail = None, output: Path | None = None, challenge: Folder = HERE) -> None:
+    """Print the CloudFormation template that `deploy` would use.
+
+    Parameters
+    ----------
+    output
+        Write it to this file instead.
+    """
+    text = json.dumps(template(load_challenge(challenge), email=email is not None), indent=2) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+        screen.say(f"Written: {output}")
+
+
+@cloud.command
+def deploy(
+    *,
+    email: Mail = None,
+    parameter: Annotated[
+        tuple[str, ...], Parameter(negative="", help="NAME=VALUE: another value of a parameter of the template.")
+    ] = (),
+    challenge: Folder = HERE,
+) -> None:
+    """Create the stack, or bring it up to challenge.toml. Machines are started by work only: an idle stack has none."""
+    loaded, choice = _opened(challenge)
+    given = dict(_pair(each) for each in parameter)
+    if email is not None:
+        given["Email"] = email
+    account = Account(choice)
+    changed = account.deploy(template(loaded, email=email is not None), given, on_step=screen.note)
+    seen = account.state()
+    screen.say(f"The stack {seen.name} is {'up to date' if changed else 'as it was'}: {seen.status}.")
+    for key, value in seen.outputs.items():
+        screen.say(f"{key}: {value}")
+    screen.say("Next: push the worker's image (docs/aws.md), then: referee cloud smoke")
+
+
+@cloud.command
+def status(*, as_json: AsJson = False, challenge: Folder = HERE) -> int:
+    """Say what there is in the account: the stack, its queues, and the machines that are up and paid for."""
+    _, choice = _opened(challenge)
+    seen = Account(choice).state()
+    if as_json:
+        screen.print_json(dataclasses.asdict(seen))
+        return 0 if seen.status else CheckFailedError.exit_code
+    if not seen.status:
+        screen.say(f"There is no stack {seen.name} in {choice.region}. Next: referee cloud deploy")
+        return CheckFailedError.exit_code
+    screen.say(f"{seen.name}: {seen.status} {seen.reason}".rstrip())
+    screen.print_table(
+        ["queue", "state", "compute environment", "vCPUs>", "at most>", "jobs>"],
+        [
+            (each.name, each.state, each.health, str(each.vcpus), str(each.most_vcpus), str(each.jobs))
+            for each in seen.queues
+        ],
+    )
+    up = ", ".join(seen.instances) or "none"
+    screen.say(f"Instances that are up: {up}")
+    return 0
+
+
+@cloud.command(name="smoke")
+def run_smoke(
+    *,
+    machine: Annotated[
+        tuple[str, ...], Parameter(negative="", help="On these machine types only (spot: NAME (spot)).")
+    ] = (),
+    as_json: AsJson = False,
+    challenge: Folder = HERE,
+) -> int:
+    """Run a few cents' worth of jobs that check what only an account can. Its makers had none, and have not run it."""
+    loaded, choice = _opened(challenge)
+    screen.note(NOT_RUN)
+    seen = Account(choice).state()
+    if "JobDefinition" not in seen.outputs:
+        raise ConfigurationError(f"There is no stack {choice.stack}.", hint="Make it with `referee cloud deploy`.")
+    found = smoke(choice, fleet_of(loaded, choice), dict(seen.outputs), only=machine, on_step=screen.note)
+    good = all((each.status == "SUCCEEDED") is (each.check != "kill") for each in found)
+    if as_json:
+        screen.print_json({"not_run_by_the_makers": NOT_RUN, "jobs": [dataclasses.asdict(each) for each in found]})
+        return 0 if good else CheckFailedError.exit_code
+    screen.print_table(
+        ["machine type", "check", "status", "exit>", "seconds>", "reason"],
+        [
+            (
+                each.machine_type,
+                each.check,
+                each.status,
+                "" if each.exit_code is None else str(each.exit_code),
+                f"{each.seconds:.0f}",
+                each.reason,
+            )
+            for each in found
+        ],
+    )
+    for each in found:
+        screen.say(f"\n{each.machine_type} {each.check}:\n{screen.inert(each.log)}")
+    return 0 if good else CheckFailedError.exit_code
+
+
+@cloud.command
+def destroy(
+    *,
+    force: Annotated[bool, Parameter(negative="", help="Even while jobs run or machines are up: they end.")] = False,
+    challenge: Folder = HERE,
+) -> None:
+    """Remove the stack. Its bucket and key stay, with everything that was written; it says where."""
+    _, choice = _opened(challenge)
+    account = Account(choice)
+    bucket = account.destroy(force=force, on_step=screen.note)
+    left = account.state().instances
+    screen.say(f"The stack {choice.stack} is gone. The bucket {bucket} and its key stay; remove them by hand.")
+    screen.say(f"Instances that are up: {', '.join(left) or 'none'}")
+
+
+def _opened(place: Path) -> tuple[Challenge, AwsChoice]:
+    challenge = load_challenge(place)
+    if challenge.engine.aws is None:
+        raise ConfigurationError("engine.aws: this table is required.", hint="docs/aws.md has an example.")
+    return challenge, challenge.engine.aws
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigurationError(f"{text!r} is not NAME=VALUE.", hint="For example: --parameter DiskGiB=400.")
+    return name, value

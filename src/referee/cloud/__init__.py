@@ -1,0 +1,1 @@
+"""The cloud: the CloudFormation stack that the engine `aws-batch` runs on, from template to destruction."""
