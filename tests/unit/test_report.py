@@ -152,7 +152,38 @@ def test_the_page_tells_what_the_scores_are_worth() -> None:
     assert text.count("Between place") == 2
     assert "identical predictions" in text
     assert "organic 50 files" in text
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 8
+
+
+def test_reliability_is_drawn_and_told_for_each_of_the_best() -> None:
+    data = analysed()
+    assert data.analysis is not None
+    html = render_report(data)
+    text = Page(html).text
+    assert 'aria-label="Reliability diagrams of the best submissions"' in html
+    for name, points in data.analysis.reliability.items():
+        assert f">{name}</text>" in html
+        assert sum(point.items for point in points) == 100
+        for point in points:
+            told = f"{point.low:.1f} to {point.high:.1f} {point.items} {point.mean_prediction:.3f} "
+            assert told + f"{point.share_of_fakes:.3f}" in text
+    drawn = pictures.reliability({"s-a": data.analysis.reliability["s-0"]})
+    assert drawn is not None
+    assert pictures.reliability({}) is None
+
+
+def test_groups_are_drawn_with_the_winner_and_how_many_files_they_have() -> None:
+    found = [
+        Group(column="organic", value="yes", items=7, scores={"s-a": 0.4, "s-b": 0.5}),
+        Group(column="organic", value="", items=3, scores={"s-a": 0.6, "s-b": None}),
+    ]
+    drawn = pictures.groups(found, "log_loss", ["s-a", "s-b"])
+    assert drawn is not None
+    assert "organic: yes, 7" in drawn
+    assert "organic: (empty), 3" in drawn
+    nobody = [Group(column="organic", value="yes", items=7, scores={"s-a": None})]
+    assert pictures.groups(nobody, "log_loss", ["s-a"]) is None
+    assert pictures.groups([], "log_loss", ["s-a"]) is None
 
 
 def test_no_page_names_a_private_file() -> None:

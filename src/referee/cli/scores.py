@@ -15,6 +15,7 @@ from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
 from referee.reproductions import reproduction_phase, standing
 from referee.rulings import PAST
+from referee.scoring.analysis import Analysis
 from referee.scoring.leaderboard import Leaderboard, unblinded
 from referee.scoring.score import Scoring
 from referee.scoring.standings import Standings
@@ -22,6 +23,8 @@ from referee.workspace import Workspace
 
 if TYPE_CHECKING:
     from referee.report.review import Review
+
+_GROUPED = 5  # more columns do not fit a terminal; the JSON holds all
 
 Phase = Annotated[str | None, Parameter(help="Which phase; by default the private one that was run.")]
 
@@ -126,6 +129,8 @@ def analyse(*, phase: Phase = None, challenge: Folder = HERE, json: AsJson = Fal
         for what, fewest in (("removed", boundary.fewest_removals), ("relabelled", boundary.fewest_relabellings)):
             files = "1 file" if fewest == 1 else f"{fewest} files"
             screen.say(f"  It would change with {files} {what}." if fewest else f"  No file {what} would change it.")
+    _print_groups(found)
+    _print_reliability(found)
     if found.look_alikes:
         screen.say()
         screen.print_table(
@@ -133,6 +138,45 @@ def analyse(*, phase: Phase = None, challenge: Folder = HERE, json: AsJson = Fal
             [(pair.one, pair.other, str(pair.likeness), f"{pair.correlation:.4f}") for pair in found.look_alikes],
         )
         screen.say("A list to look through; nothing follows from it by itself.")
+
+
+def _print_groups(found: Analysis) -> None:
+    best = list(found.reliability)[:_GROUPED]
+    columns = dict.fromkeys(group.column for group in found.groups)
+    for column in columns:
+        groups = [group for group in found.groups if group.column == column]
+        screen.say()
+        screen.print_table(
+            [column, "files>", *(f"{name}>" for name in best)],
+            [
+                (
+                    group.value or "(empty)",
+                    str(group.items),
+                    *("" if (score := group.scores.get(name)) is None else f"{score:.5f}" for name in best),
+                )
+                for group in groups
+            ],
+        )
+    if columns:
+        screen.say("The best submissions on the files of each group; groups of few files say little.")
+
+
+def _print_reliability(found: Analysis) -> None:
+    for name, points in list(found.reliability.items())[:1]:
+        screen.say()
+        screen.print_table(
+            [f"reliability of {name}", "files>", "mean prediction>", "share of fakes>"],
+            [
+                (
+                    f"{point.low:.1f} to {point.high:.1f}",
+                    str(point.items),
+                    f"{point.mean_prediction:.3f}",
+                    f"{point.share_of_fakes:.3f}",
+                )
+                for point in points
+            ],
+        )
+        screen.say("Those of the ten best are in the report, drawn, and in --json.")
 
 
 def _print_standings(phase: str, found: Standings) -> None:

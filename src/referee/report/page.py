@@ -14,7 +14,7 @@ from markupsafe import Markup
 from referee import __version__
 from referee.report.data import ReportData, Run
 from referee.rulings import PAST
-from referee.scoring.leaderboard import Leaderboard, Row
+from referee.scoring.leaderboard import SEALED, Leaderboard, Row
 from referee.units import format_duration, format_size
 
 _BLAME_WORDS = {
@@ -47,6 +47,8 @@ def render_report(data: ReportData) -> str:
         "scores": pictures.score_distribution(data.board),
         "shake_up": pictures.shake_up(data.board),
         "certainty": pictures.certainty(standings) if standings else None,
+        "groups": _groups_picture(data),
+        "reliability": pictures.reliability(data.analysis.reliability) if data.analysis else None,
         "failures": pictures.failures(data.failures),
         "runtimes": pictures.runtimes(data.runs, data.wall_limit.total_seconds()) if data.runs else None,
         "memory": pictures.memory(data.runs, data.memory_limit_bytes) if data.runs else None,
@@ -62,6 +64,7 @@ def render_report(data: ReportData) -> str:
             shown_standings=_STANDINGS,
             grouped=_grouped(data),
             named=any(row.name for row in data.board.rows),
+            sealed=any(left.reason == SEALED for left in data.board.unscored),
             # SVG is drawn from numbers and our own words alone; nothing of a submission's text is in it.
             pictures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
             as_of=data.as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -72,6 +75,15 @@ def render_report(data: ReportData) -> str:
             past=PAST,
         )
     )
+
+
+def _groups_picture(data: ReportData) -> str | None:
+    from referee.report import pictures  # noqa: PLC0415 - as above
+
+    if not data.analysis or not data.board.rows:
+        return None
+    best = [row.submission for row in data.board.rows[:_GROUPED]]
+    return pictures.groups(data.analysis.groups, data.board.metric, best)
 
 
 @functools.cache

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import vl_convert
 
 from referee.report.data import Failure, Run
+from referee.scoring.analysis import Group, ReliabilityPoint
 from referee.scoring.leaderboard import Leaderboard
 from referee.scoring.standings import Standings
 from referee.verdicts import Blame, Verdict, blame
@@ -38,6 +39,8 @@ _VARIABLES = {
 INK, QUIET, LINE, VALID = _INK, _QUIET, _LINE, _BY_BLAME[Blame.NONE]
 _BINS = 30
 _STANDINGS = 40
+_GROUPS = 40
+_ABREAST = 5
 
 
 def score_distribution(board: Leaderboard) -> str | None:
@@ -123,6 +126,69 @@ def certainty(found: Standings) -> str | None:
         base.mark_circle(size=50, opacity=1).encode(x=alt.X("score:Q", title=title, scale=scale)),
     )
     return drawing.svg(chart.properties(width=WIDTH - 120, height=alt.Step(18)))
+
+
+def groups(found: Sequence[Group], metric: str, best: Sequence[str]) -> str | None:
+    """Scores on the files of each group: a mark for each of the best submissions, a dot for the winner.
+
+    None if there are no groups. Scores beyond the frame are drawn at its edge.
+    """
+    rows = [
+        {
+            "group": f"{group.column}: {group.value or '(empty)'}, {group.items}",
+            "score": group.scores[name],
+            "winner": name == best[0],
+        }
+        for group in found[:_GROUPS]
+        for name in best
+        if group.scores.get(name) is not None
+    ]
+    if not rows:
+        return None
+    drawing = Drawing("groups")
+    scores = sorted(float(str(row["score"])) for row in rows)
+    most, reach = scores[-1], 2 * scores[len(scores) * 3 // 4]
+    scale = alt.Scale(domain=[min(0.0, scores[0]), min(most, reach) if reach > 0 else most], nice=True, clamp=True)
+    x = alt.X("score:Q", title=metric, scale=scale)
+    y = alt.Y("group:N", sort=None, title=None, axis=alt.Axis(labelLimit=320))
+    chart = alt.layer(
+        drawing.chart(rows).mark_tick(color=_QUIET, thickness=2, height=14, opacity=0.6).encode(x=x, y=y),
+        drawing.chart([row for row in rows if row["winner"]])
+        .mark_circle(color=_BY_BLAME[Blame.NONE], size=70, opacity=1)
+        .encode(x=x, y=y),
+    )
+    return drawing.svg(chart.properties(width=WIDTH - 260, height=alt.Step(24)))
+
+
+def reliability(found: Mapping[str, Sequence[ReliabilityPoint]]) -> str | None:
+    """A reliability diagram for each submission: what it predicted against what was true; None if there is none.
+
+    A point is a bin of equal width, as large as it holds files; on the dashed diagonal predictions are as they say.
+    """
+    if not found:
+        return None
+    drawing = Drawing("reliability")
+    scale = alt.Scale(domain=[0, 1], nice=False)
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    most = max(point.items for points in found.values() for point in points)
+    small = []
+    for place, (name, points) in enumerate(found.items()):
+        x = alt.X("predicted:Q", title="predicted" if place // _ABREAST == (len(found) - 1) // _ABREAST else None)
+        y = alt.Y("true:Q", title="fakes" if place % _ABREAST == 0 else None)
+        x, y = x.scale(scale).axis(axis), y.scale(scale).axis(axis)
+        rows = [{"predicted": p.mean_prediction, "true": p.share_of_fakes, "files": p.items} for p in points]
+        size = alt.Size("files:Q", scale=alt.Scale(domain=[0, most], range=[0, 220]), legend=None)
+        diagonal = [{"predicted": 0.0, "true": 0.0}, {"predicted": 1.0, "true": 1.0}]
+        small.append(
+            alt.layer(
+                drawing.chart(diagonal).mark_line(color=_QUIET, strokeDash=[4, 4]).encode(x=x, y=y),
+                drawing.chart(rows)
+                .mark_line(color=_BY_BLAME[Blame.NONE], strokeWidth=1.5, opacity=0.6)
+                .encode(x=x, y=y),
+                drawing.chart(rows).mark_circle(color=_BY_BLAME[Blame.NONE], opacity=0.9).encode(x=x, y=y, size=size),
+            ).properties(width=104, height=104, title=alt.Title(name, fontSize=12, fontWeight=400, color=_INK))
+        )
+    return drawing.svg(alt.concat(*small, columns=_ABREAST, spacing=14))
 
 
 def runtimes(runs: Sequence[Run], limit_seconds: float) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from referee.challenge import Challenge, MetricChoice
 from referee.ledger import Ledger, queries
-from referee.scoring.leaderboard import NOT_SCORED, Leaderboard, leaderboard
+from referee.scoring.leaderboard import NOT_SCORED, SEALED, Leaderboard, leaderboard
 from referee.scoring.metric import chosen_metrics, constant_half
 from referee.scoring.rejudging import Staged, applied
 from referee.scoring.sealing import is_sealed
@@ -48,10 +48,7 @@ def board_of(challenge: Challenge, ledger: Ledger, phase: str, staged: Staged | 
 
 
 def _sealed(board: Leaderboard) -> Leaderboard:
-    told = tuple(
-        replace(one, reason="Scores are sealed until release.") if one.reason == NOT_SCORED else one
-        for one in board.unscored
-    )
+    told = tuple(replace(one, reason=SEALED) if one.reason == NOT_SCORED else one for one in board.unscored)
     return replace(board, unscored=told)
 
 

@@ -20,6 +20,7 @@ from referee.scoring.metric import Metric
 from referee.verdicts import MEANINGS, Blame, Verdict
 
 NOT_SCORED = "It was not scored yet."
+SEALED = "Scores are sealed until release."
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
