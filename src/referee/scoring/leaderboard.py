@@ -141,18 +141,19 @@ class Leaderboard:
         named = self._is_named
         header = ["rank", "submission", "team", "score", *self.secondary]
         header += ["public_rank", "public_score"] if self.public_phase else []
-        rulings = ["ruling", "reason"] if self.ruled else []
-        writer.writerow([*header, "verdict", "blame", *rulings, *(["name", "team_name"] if named else [])])
+        rulings = ["ruling"] if self.ruled else []
+        writer.writerow([*header, "verdict", "blame", *rulings, "reason", *(["name", "team_name"] if named else [])])
         stands = [""] * len(rulings)
         for row in self.rows:
             public = [_cell(row.public_rank), _cell(row.public_score)] if self.public_phase else []
             scores = [_cell(row.score), *(_cell(value) for value in row.secondary)]
             names = [inert(row.name), inert(row.team_name)] if named else []
-            writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *stands, *names])
+            writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *stands, "", *names])
         for left in self.unscored:
             empty = [""] * (len(header) - 3)
             names = [inert(left.name), inert(left.team_name)] if named else []
-            writer.writerow(["", left.submission, left.team, *empty, left.verdict or "", left.blame, *stands, *names])
+            facts = [left.verdict or "", left.blame, *stands, inert(left.reason)]
+            writer.writerow(["", left.submission, left.team, *empty, *facts, *names])
         for off in self.ruled:
             empty = [""] * (len(header) - 1)
             names = [inert(off.name), inert(off.team_name)] if named else []
