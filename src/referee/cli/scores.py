@@ -97,6 +97,8 @@ def leaderboard(
         sys.stdout.write(board.to_csv())
     elif markdown:
         sys.stdout.write(board.to_markdown())
+        if risks:
+            sys.stdout.write(f"\nRisks that the operator accepted: {', '.join(risks)}.\n")
     else:
         _print_board(board)
         if risks:
