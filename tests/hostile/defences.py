@@ -8,6 +8,7 @@ lets nothing through; then they are switched off together, and the name says so.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -362,6 +363,27 @@ def _no_layer_limit() -> None:
     store.ImageStore._check_layers = unlimited  # type: ignore[method-assign]
 
 
+def _any_path() -> None:
+    layer.plain_path = lambda name: name.lstrip(b"./")  # as archivers do that mend a name instead of refusing it
+
+
+def _no_tree() -> None:
+    layer._Tree.place = lambda self, path, action: None  # type: ignore[method-assign]
+
+
+def _by_tag() -> None:
+    """Blobs are found by the name that they were imported under, which somebody else may use again."""
+    real = store.ImageStore._keep
+
+    def keep(self: Any, path: Path, target: Path) -> None:
+        real(self, path, target)
+        if target.parent == self._blobs:
+            shutil.copyfile(path, target.parent / "latest")
+
+    store.ImageStore._keep = keep  # type: ignore[method-assign]
+    store.ImageStore.blob_path = lambda self, digest: self._blobs / "latest"  # type: ignore[method-assign]
+
+
 _LOOSE_NODES = _both(_configured(_all_devices), _keep_nodes_and_bits, _trusting_mounts)
 _LOOSE_BITS = _both(_configured(_put(False, "process", "noNewPrivileges")), _keep_nodes_and_bits, _trusting_mounts)
 _FILTERED = {
@@ -424,4 +446,7 @@ DEFENCES: dict[str, Patch] = {
     "plain mount points": _links_followed,
     "entrypoint looked at": _any_program,
     "limit of unpacking": _no_layer_limit,
+    "plain paths of layers": _any_path,
+    "folders are no links in layers": _no_tree,
+    "blobs by digest": _by_tag,
 }
