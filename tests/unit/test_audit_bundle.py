@@ -18,6 +18,7 @@ from referee.audit import BundleError, Verified, contents, parse_anchor, verify_
 from referee.audit.archive import header
 from referee.audit.manifest import MANIFEST, SIGNATURE
 from referee.audit.signing import SigningKey, public_key
+from referee.cli import main
 from referee.errors import CheckFailedError, ConfigurationError, RefereeError
 from referee.publication import anchor_line, write_bundle_of
 
@@ -427,3 +428,53 @@ def test_a_key_that_others_can_read_or_that_is_none_is_refused(tmp_path: Path) -
 def test_who_has_no_score_is_in_the_bundle_too(audited: Audited) -> None:
     board = json.loads(audited.members["boards/private_test.json"])
     assert FAILED in {row["submission"] for row in board["unscored"]}
+
+
+def test_rulings_and_a_rejudging_under_other_labels_are_in_it_and_follow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_campaign(tmp_path / "challenge")
+    place = ["--challenge", str(folder)]
+    assert main(["ruling", "disqualify", "s-000004", "--reason", "Two accounts.", *place]) == 0
+    labels = folder / "labels" / "private_test.csv"
+    old = shutil.copy(labels, tmp_path / "old.csv")
+    rows = labels.read_text().splitlines()
+    rows[1] = f"clip-00.mp4,{1 - int(rows[1][-1])}"
+    labels.write_text("\n".join(rows) + "\n")
+    assert main(["rejudge", "stage", "--phase", "private_test", "--all", "--rescore", *place]) in {0, 1}
+    staged = tmp_path / "staged.tar"
+    assert main(["bundle", str(staged), *place]) == 0
+    found = verify_bundle(staged, labels=[Path(old)])
+    assert [(one.scores, one.other_labels) for one in found.recomputed] == [(8, 8)]
+    assert main(["rejudge", "apply", "--reason", "A label was wrong.", *place]) == 0
+    applied = tmp_path / "applied.tar"
+    assert main(["bundle", str(applied), *place]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(applied), "--labels", str(labels), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recomputed"] == {"private_test": 16}  # standing and staged
+    inside = members(applied)
+    board = json.loads(inside["boards/private_test.json"])
+    assert "s-000004" not in {row["submission"] for row in board["rows"]}
+    assert b"Two accounts." in inside["tables/rulings.jsonl"]
+    assert main(["leaderboard", "--phase", "private_test", "--json", *place]) == 0
+    assert capsys.readouterr().out.encode() == inside["boards/private_test.json"]
+    with pytest.raises(BundleError, match="not the label file"):
+        verify_bundle(applied, labels=[Path(old)])
+
+
+def test_the_command_line_ends_with_1_where_something_is_wrong_and_names_it(
+    audited: Audited, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(audited.bundle), "--anchor", audited.anchor, "--key", audited.key.public]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing is wrong" in said
+    assert "anchor at event" in said
+    forged = bytearray(audited.bundle.read_bytes())
+    place = forged.index(b"evaluation.scored")
+    forged[place] ^= 1
+    audited.forged.write_bytes(bytes(forged))
+    assert main(["verify", str(audited.forged)]) == 1
+    assert "broken at event" in capsys.readouterr().err
+    assert main(["verify", str(audited.bundle), "--anchor", "nonsense"]) == 2
+    assert main(["verify", str(audited.bundle), "--key", "nonsense"]) == 2
+    assert main(["verify", "nothing.tar"]) == 2
