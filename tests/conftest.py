@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import postgresql_world
+import s3_world
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return tmp_path / "ledger.sqlite"
     server: postgresql_world.Server = request.getfixturevalue("postgresql")
     return server.fresh()
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[s3_world.Service]:
+    """S3's API on loopback, for all tests; each uses a prefix of its own."""
+    with s3_world.service() as made:
+        yield made
+
+
+@pytest.fixture
+def s3(s3_service: s3_world.Service, monkeypatch: pytest.MonkeyPatch) -> s3_world.Service:
+    """The same, with credentials in the environment."""
+    for name, value in s3_world.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3_service

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from referee import objects
+import s3_world
 from referee.errors import ConfigurationError, ObjectStoreError
 from referee.objects import AlreadyExistsError, ObjectMissingError, ObjectStore, ObjectTooLargeError, digest
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "s3":
+        service: s3_world.Service = request.getfixturevalue("s3")
+        return ObjectStore(service.location(f"tests/{tmp_path.name}"))
     return ObjectStore(tmp_path / "objects" if request.param == "folder" else "memory:///")
 
 
@@ -124,8 +127,8 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_return(
         order.append("link")
         link(*args, **kwargs)  # type: ignore[arg-type] - handed on as it came
 
-    monkeypatch.setattr(objects.os, "fsync", fsync)
-    monkeypatch.setattr(objects.os, "link", linked)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", linked)
     folder.put_once("results/a", b"x")
     # A file without a name reads as `#<inode>`.
     assert [step if not step.startswith("sync #") else "sync bytes" for step in order] == [
@@ -146,7 +149,7 @@ def test_a_file_system_without_unnamed_files_serves_as_well(
             raise OSError(95, "Operation not supported")
         return real(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(objects.os, "open", without)
+    monkeypatch.setattr(os, "open", without)
     assert folder.put_once("results/a", b"x") is True
     assert folder.put_once("results/a", b"x") is False
     with pytest.raises(AlreadyExistsError):
@@ -158,7 +161,7 @@ def test_a_full_disk_is_told_as_such(folder: ObjectStore, monkeypatch: pytest.Mo
     def full(_descriptor: int, _data: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(objects.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(ObjectStoreError, match=r"No space left.*Make room") as raised:
         folder.put_once("a", b"x")
     assert isinstance(raised.value.__cause__, OSError)

@@ -21,6 +21,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from referee.errors import ObjectStoreError, RefereeError
@@ -95,6 +96,9 @@ class _BrokeredBackend:
 
     def replace(self, key: str, data: bytes) -> None:
         self._ask({"do": "replace", "key": key}, data)
+
+    def upload(self, key: str, path: Path) -> None:
+        self.replace(key, path.read_bytes())
 
     def read(self, key: str, limit_bytes: int | None) -> bytes:
         _, body, _ = self._ask({"do": "read", "key": key, "limit": limit_bytes})
