@@ -22,6 +22,7 @@ $(INSTALLED): requirements/referee.txt requirements/build.txt $(EXAMPLE)/require
 	@touch $@
 
 $(DEVELOPING): $(INSTALLED) requirements/dev.txt
+	@scripts/system-packages --tests
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
@@ -30,7 +31,7 @@ demo: $(INSTALLED)  ## the example challenge, end to end, on real video in real 
 	@$(BIN)/python $(EXAMPLE)/demo.py
 
 test: $(DEVELOPING)  ## every check: lint, types, architecture, and all the tests
-	@scripts/system-packages
+	@scripts/system-packages --tests
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -q -n auto tests/unit
 	$(BIN)/python -m pytest -q --ignore=tests/unit  # one by one: each looks for what it left on the machine
