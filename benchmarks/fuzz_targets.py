@@ -207,11 +207,12 @@ TARGETS: dict[str, Target] = {
 
 def write_seeds(name: str, folder: str) -> None:
     """The inputs to begin with, in files of `folder`."""
-    for number, seed in enumerate(_seeds()[name]):
+    for number, seed in enumerate(seeds()[name]):
         Path(folder, f"{number:03}").write_bytes(seed)
 
 
-def _seeds() -> dict[str, list[bytes]]:
+def seeds() -> dict[str, list[bytes]]:
+    """Inputs of each target that lead far into its reader."""
     accent = "\N{LATIN SMALL LETTER E WITH ACUTE}"
     rows = ["a.mp4,0.25", "b.mp4,.5", '"deep/""c"".mp4",1', '"d,e.mp4",2.5e-3', f"{accent}.mp4,+0.1"]
     lines = [f"{LAYOUT.id_column},{LAYOUT.value_column}", *rows]

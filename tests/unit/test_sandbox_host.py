@@ -171,6 +171,30 @@ def test_the_doctor_says_that_a_kernel_keeps_no_peak(
     assert ("5.19" in check.mend) == (status == "warn")
 
 
+@pytest.mark.parametrize(
+    ("version", "users", "status"),
+    [
+        ((1, 1, 5), True, "warn"), ((1, 1, 5), False, "fail"), ((1, 0, 3), True, "fail"), ((1, 1, 12), True, "ok"),
+        ((1, 2, 0), False, "ok"),
+    ],
+)  # fmt: skip
+def test_a_runc_with_known_escapes_needs_a_user_namespace_before_it(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], users: bool, status: str
+) -> None:
+    monkeypatch.setattr(doctor.runc, "find_runc", lambda: "/usr/bin/runc")
+    monkeypatch.setattr(doctor.runc, "runc_version", lambda _: version)
+    check = doctor._runc("runc", enclosing=users)
+    assert check.status == status
+    assert bool(check.mend) == (status != "ok")
+
+
+def test_rootless_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    check = doctor._root()
+    assert check.status == "fail"
+    assert "cgroup v1 ignores limits" in check.mend
+
+
 def test_on_version_1_the_peak_says_whether_the_limit_was_reached(tmp_path: Path) -> None:
     leaf = cgroups.Leaf(cgroups.locate(hybrid(tmp_path)), "referee-x", 2**30)
     memory = leaf.folders()[0]

@@ -47,7 +47,9 @@ class HostCheck:
 
 def examine_host(level: Level = "runc") -> list[HostCheck]:
     """Look at everything that sandboxes of `level` need. Changes nothing that stays."""
-    checks = [_kernel(), _root(), _runc(level), _user_namespaces(), _cgroups(), _swap(), _overlay(), _image_tools()]
+    users = _user_namespaces()
+    runtime = _runc(level, enclosing=users.status == "ok")
+    checks = [_kernel(), _root(), runtime, users, _cgroups(), _swap(), _overlay(), _image_tools()]
     return [*checks, _gvisor(level), *_gpus()]
 
 
@@ -75,7 +77,8 @@ def _root() -> HostCheck:
     )  # fmt: skip
 
 
-def _runc(level: Level) -> HostCheck:
+def _runc(level: Level, *, enclosing: bool) -> HostCheck:
+    """`enclosing`: user namespaces can be made here, which stand before the known escapes."""
     try:
         program = runc.find_runc()
     except RefereeError as error:
@@ -86,6 +89,11 @@ def _runc(level: Level) -> HostCheck:
     text = f"{program} {'.'.join(map(str, version))}"
     if version < _RUNC_FLOOR:
         return HostCheck("runc", "fail", text, "Install runc 1.1 or later.")
+    if version < _RUNC_MENDED and not enclosing:
+        return HostCheck(
+            "runc", "fail", f"{text}, which has known escapes, and no user namespace stands before them here",
+            "Install runc 1.1.12 or later, and make user namespaces possible (see below).",
+        )  # fmt: skip
     if version < _RUNC_MENDED:
         return HostCheck(
             "runc", "warn", text,
