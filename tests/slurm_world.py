@@ -58,7 +58,8 @@ MpiDefault=none
 SwitchType=switch/none
 SlurmdParameters=config_overrides
 KillWait=5
-SlurmdTimeout=10
+MessageTimeout=4
+SlurmdTimeout=6
 MaxArraySize=1001
 GresTypes=gpu
 PreemptType=preempt/partition_prio
@@ -382,8 +383,8 @@ def slurm_world(cluster: Cluster, **settings: object) -> Iterator[tuple[World, C
 
     def engine(**changes: object) -> SlurmEngine:
         facts = {
-            "shared": folder, "python": python_of_the_user(folder), "socket": folder / "warden.sock", "poll": "200ms",
-            "staging": "10m", "silence": "60s", "reserve": "300MiB",
+            "shared": world.objects.folder, "python": python_of_the_user(folder), "socket": folder / "warden.sock",
+            "poll": "200ms", "staging": "10m", "silence": "60s", "reserve": "300MiB",
         }  # fmt: skip
         slots = changes.pop("slots", 2)
         choice = SlurmChoice.model_validate(facts | changes)
