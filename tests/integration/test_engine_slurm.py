@@ -185,7 +185,7 @@ def test_what_no_node_has_is_refused_or_given_up_with_the_reason(place: tuple[Wo
     assert "choose another one" in seen.reason
     huge = world.spec("sha256:" + "0" * 64, machine_type="slurm", limits=LIMITS.model_copy(update={"memory": 2**40}))
     with pytest.raises(HostError, match="sbatch refused"):
-        engine.submit([huge])
+        make().submit([huge])
 
 
 def test_what_waits_too_long_is_given_up(cluster: Cluster, place: tuple[World, Make]) -> None:
