@@ -535,9 +535,15 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(batch: BatchStandIn, *, ticking: bool = True, tick_seconds: float = 0.02) -> Iterator[str]:
-    """Serve on loopback for as long as the context lasts; yields the address for `AWS_ENDPOINT_URL`."""
-    server = make_server("127.0.0.1", 0, _Gate(batch), threaded=True, request_handler=_Quiet)
+def serving(
+    batch: BatchStandIn, *, ticking: bool = True, tick_seconds: float = 0.02, service: str = "stand-in"
+) -> Iterator[str]:
+    """Serve on loopback for as long as the context lasts; yields the address for `AWS_ENDPOINT_URL`.
+
+    With `service` "moto" nothing but moto answers.
+    """
+    gate = DomainDispatcherApplication(create_backend_app) if service == "moto" else _Gate(batch)
+    server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=_Quiet)
     batch.url = f"http://127.0.0.1:{server.server_port}"
     over = threading.Event()
 

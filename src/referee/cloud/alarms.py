@@ -58,7 +58,7 @@ def alarms(queues: list[str], *, email: bool) -> Json:
                 "EventPattern": {
                     "source": ["aws.batch"],
                     "detail-type": ["Batch Job State Change"],
-                    "detail": {"status": list(TOLD), "jobQueue": [arn(name, "JobQueueArn") for name in queues]},
+                    "detail": {"status": list(TOLD), "jobQueue": [ref(name) for name in queues]},
                 },
                 "Targets": [{"Id": "events", "Arn": arn("Events")}],
             },
