@@ -30,7 +30,7 @@ from referee.ledger.database import MissingLedgerError
 from referee.ledger.events import Event
 from referee.ledger.relocation import Relocated, relocate
 from referee.ledger.store import database_at
-from referee.objects import ObjectStore
+from referee.objects import ObjectStore, bucket_location
 from referee.phases import PhaseData, record_phase
 from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
@@ -69,13 +69,17 @@ class Workspace:
 
     @cached_property
     def objects(self) -> ObjectStore:
-        """Specifications, claims and results."""
-        return ObjectStore(self._objects_folder)
+        """Specifications, claims and results; on a bucket also images and data."""
+        choice = self.challenge.objects
+        if choice.url is None:
+            return ObjectStore(self._objects_folder)
+        return ObjectStore(bucket_location(choice.url, region=choice.region, endpoint=choice.endpoint))
 
     @cached_property
     def images(self) -> ImageStore:
         """The images of all submissions, by digest."""
-        return ImageStore(self._objects_folder)
+        mirror = self.objects if self.challenge.objects.url is not None else None
+        return ImageStore(self._objects_folder, mirror=mirror)
 
     @property
     def _objects_folder(self) -> Path:
@@ -191,6 +195,7 @@ class Workspace:
 
         Labels are read here, so that a wrong label file is found before any machine time is spent.
         """
+        self.objects.require_create_only()
         data = record_phase(self.challenge, phase, on_progress=on_progress)
         labels = self.labels(phase, data) if self.challenge.phase(phase).labels else None
         events: list[Event] = []

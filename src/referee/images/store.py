@@ -36,6 +36,8 @@ from referee.images.manifest import (
 )
 from referee.images.model import ImageLostError, ImageRecord, LayerFacts, NoRoomError, digest_hex
 from referee.images.source import ImageSource, parse_source
+from referee.images.supply import blob_key, layer_key, record_key
+from referee.objects import AlreadyExistsError, ObjectStore
 from referee.units import format_size
 
 DEFAULT_LIMIT_BYTES = 64 * 2**30
@@ -61,11 +63,18 @@ class ImageStore:
         objects_folder: root of the object store.
         limit_bytes: the most that one image may unpack to.
         architecture: in the words of the OCI specification; by default this machine's.
+        mirror: an object store that every image is put into as well, so that nodes find it there (`supply`).
     """
 
     def __init__(
-        self, objects_folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, architecture: str | None = None
+        self,
+        objects_folder: Path,
+        *,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        architecture: str | None = None,
+        mirror: ObjectStore | None = None,
     ) -> None:
+        self._mirror = mirror
         self._blobs = objects_folder / "blobs" / "sha256"
         self._images = objects_folder / "images"
         self._layers = objects_folder / "layers"
@@ -147,7 +156,20 @@ class ImageStore:
             source = parse_source(source, Path.cwd())
         self._imports.sweep()
         with self._disk_errors(), self._imports.room() as (folder, lock):
-            return self._import(source, folder, lock, progress)
+            record = self._import(source, folder, lock, progress)
+        if self._mirror is not None:
+            self._bring(record, self._mirror)
+        return record
+
+    def _bring(self, record: ImageRecord, mirror: ObjectStore) -> None:
+        """Put an image into another store: the record last, which says that all else is there."""
+        if mirror.exists(record_key(record.digest)):
+            return
+        for blob in (*record.layers, record.config_digest, record.digest):
+            mirror.put_file(blob_key(blob), self.blob_path(blob))
+        for digest in record.layers:
+            _put_first(mirror, layer_key(digest), self._layers / f"{digest_hex(digest)}.json")
+        _put_first(mirror, record_key(record.digest), self._images / f"{digest_hex(record.digest)}.json")
 
     def _import(
         self, source: ImageSource, folder: Path, lock: FileLock, progress: Callable[[ImportProgress], None]
@@ -264,6 +286,12 @@ class ImageStore:
                     "The disk is full: an image could not be imported.", hint="Make room and import again."
                 ) from error
             raise HostError(f"An image could not be imported: {error}.", hint="Mend that and import again.") from error
+
+
+def _put_first(mirror: ObjectStore, key: str, path: Path) -> None:
+    # What another machine found out about the same bytes may be worded otherwise; its word was first.
+    with contextlib.suppress(AlreadyExistsError):
+        mirror.put_once(key, path.read_bytes())
 
 
 class _Layout:

@@ -13,6 +13,21 @@ from referee.objects import ObjectMissingError, ObjectStore
 _RECORD_LIMIT_BYTES = 16 << 20
 
 
+def record_key(digest: str) -> str:
+    """Where the record of an image lies, by its manifest's digest."""
+    return f"images/{digest_hex(digest)}.json"
+
+
+def layer_key(digest: str) -> str:
+    """Where the facts of a layer lie."""
+    return f"layers/{digest_hex(digest)}.json"
+
+
+def blob_key(digest: str) -> str:
+    """Where a blob lies."""
+    return f"blobs/sha256/{digest_hex(digest)}"
+
+
 class Supply(Protocol):
     """What `NodeImages` asks for: an `ImageStore` on this machine, or `ObjectImages` on another."""
 
@@ -45,7 +60,7 @@ class ObjectImages:
             ImageError: if there is none.
             ImageLostError: if its record is damaged.
         """
-        key = f"images/{digest_hex(digest)}.json"
+        key = record_key(digest)
         try:
             record = ImageRecord.model_validate_json(self._objects.get(key, limit_bytes=_RECORD_LIMIT_BYTES))
         except ObjectMissingError:
@@ -62,7 +77,7 @@ class ObjectImages:
         Raises:
             ImageLostError: if there is no such layer, or its facts are damaged.
         """
-        key = f"layers/{digest_hex(digest)}.json"
+        key = layer_key(digest)
         try:
             facts = LayerFacts.model_validate_json(self._objects.get(key, limit_bytes=_RECORD_LIMIT_BYTES))
         except (ObjectMissingError, ValidationError) as error:
@@ -80,7 +95,7 @@ class ObjectImages:
             ImageLostError: if it is not there.
         """
         try:
-            return self._objects.open(f"blobs/sha256/{digest_hex(digest)}")
+            return self._objects.open(blob_key(digest))
         except ObjectMissingError:
             raise ImageLostError(
                 f"The blob {digest} is missing from the store.", hint="Import its image again."

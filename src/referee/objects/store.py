@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -112,16 +111,17 @@ class ObjectStore:
         Raises:
             ConfigurationError: if it does.
         """
+        if self.folder is not None:
+            return  # the kernel makes no second link of a name
         try:
             for attempt in (b"first", b"second"):
-                self.put_once(f"probes/{secrets.token_hex(8)}" if self.folder else "probes/create-only", attempt)
+                self.put_once("probes/create-only", attempt)
         except AlreadyExistsError:
             return
-        if self.folder is None:
-            raise ConfigurationError(
-                f"{self.location} replaces objects that are to be written once (it ignores If-None-Match).",
-                hint="Use a service with conditional writes, such as Amazon S3, or a recent version of this one.",
-            )
+        raise ConfigurationError(
+            f"{self.location} replaces objects that are to be written once (it ignores If-None-Match).",
+            hint="Use a service with conditional writes, such as Amazon S3, or a recent version of this one.",
+        )
 
     def put(self, key: str, data: bytes) -> None:
         """Store `data` under `key`, in place of what may be there. Readers see the old or the new object, whole."""
