@@ -322,7 +322,7 @@ class _Planner:
 def strata_of(
     groups: Sequence[Group], catalogue: Catalogue, assignment: Mapping[str, Mapping[str, int]], overhead_hours: float
 ) -> list[Stratum]:
-    """The groups as strata: those that stay on the type that they were seen on, and those that go elsewhere.
+    """The groups as strata: for each type on which enough was seen those that ran and will run there, and the others.
 
     Args:
         groups: what was seen.
@@ -332,31 +332,46 @@ def strata_of(
     """
     strata = []
     for group in groups:
-        if not group.started and not assignment.get(group.name):
+        waiting = assignment.get(group.name, {})
+        if not group.started and not waiting:
             continue  # it fits nowhere, and the plan says so
-        seen_on, waiting = _mostly(group), assignment.get(group.name, {})
-        for pool in {seen_on: 0, **waiting}:
-            here = pool == seen_on
-            size = waiting.get(pool, 0) + (group.started if here else 0)
+        seen = _seen_apart(group, catalogue)
+        for pool in {**dict.fromkeys(seen, 0), **waiting}:
+            size = waiting.get(pool, 0) + (seen[pool].hours.size if pool in seen else 0)
             if size:
-                strata.append(_stratum(group, catalogue, pool, size, overhead_hours))
+                strata.append(_stratum(group, catalogue, pool, size, overhead_hours, seen.get(pool)))
     return strata
 
 
-def _stratum(group: Group, catalogue: Catalogue, pool: str, size: int, overhead_hours: float) -> Stratum:
-    name, here = pool.removesuffix(SPOT), pool == _mostly(group)
+def _seen_apart(group: Group, catalogue: Catalogue) -> dict[str, Runtimes]:
+    """What was seen on each type on which enough has ended; the few on others with those where most ran."""
+    mostly = _mostly(group)
+    apart = {
+        name: runtimes
+        for name, runtimes in group.seen.items()
+        if name != mostly and int(runtimes.ended.sum()) >= _LEAST_FOR_SPEED
+    }
+    rest = replace(group, seen={name: each for name, each in group.seen.items() if name not in apart})
+    return {mostly: _all_seen(rest, catalogue), **apart}
+
+
+def _stratum(
+    group: Group, catalogue: Catalogue, pool: str, size: int, overhead_hours: float, seen: Runtimes | None
+) -> Stratum:
+    name, mostly = pool.removesuffix(SPOT), _mostly(group)
     offer = catalogue.offer(name)
-    factor = _speed(group, catalogue, name)
+    factor = 1.0 if seen is not None else _speed(group, catalogue, name)
+    known = seen is not None or name == mostly
     return Stratum(
-        group.name if here else f"{group.name} on {pool}",
+        group.name if pool == mostly else f"{group.name} on {pool}",
         size,
         pool,
         float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price),
-        _all_seen(group, catalogue),
+        seen if seen is not None else _all_seen(group, catalogue),
         overhead_hours,
         factor,
-        0.0 if name == _mostly(group) else _speed_error(group, name, factor),
-        borrowed=not here,
+        0.0 if known else _speed_error(group, name, factor),
+        borrowed=seen is None,
     )
 
 

@@ -143,7 +143,7 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
         return None
     confirmed = (confirmed_plans(ledger, phase) or (None,))[-1]
     drifted = _drift(seen)
-    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, past, confirmed), 0.0), drifted)
+    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, past, catalogue, confirmed), 0.0), drifted)
     machines = _machines(strata, catalogue, confirmed)
     expected = forecast(strata, machines, confidence=CONFIDENCE)
     deadline, budget, confidence = _wishes(challenge, confirmed)
@@ -183,16 +183,20 @@ def _wishes(challenge: Challenge, confirmed: Confirmed | None) -> tuple[datetime
     return deadline, plan.budget if plan.budget is not None else challenge.budget, plan.confidence
 
 
-def _waiting(seen: Sequence[Group], past: History, confirmed: Confirmed | None) -> dict[str, dict[str, int]]:
-    """For each group, how many of those that wait go to each machine type: as planned, or where most of them ran."""
+def _waiting(
+    seen: Sequence[Group], past: History, catalogue: Catalogue, confirmed: Confirmed | None
+) -> dict[str, dict[str, int]]:
+    """For each group, how many of those that wait go to each machine type: as planned, or to the cheapest that fits."""
     found = {}
     used = used_shares(past.attempts, past.kinds, confirmed.at if confirmed else None)
     for group in seen:
         waiting = group.size - group.started
-        mostly = max(group.seen, key=lambda name: int(group.seen[name].ended.sum()))
+        fitting = [name for name, offer in catalogue.offers.items() if group.fits(offer)] or list(group.seen)
+        # As `routing.route` does without a plan.
+        cheapest = min(fitting, key=lambda n: (catalogue.offer(n).price, -catalogue.offer(n).speed, n))
         shares = confirmed.plan.assignment.get(group.name, {}) if confirmed else {}
         left = {name: max(count - used[group.name, name], 0) for name, count in shares.items()}
-        found[group.name] = _split(waiting, left) if sum(left.values()) else {mostly: waiting}
+        found[group.name] = _split(waiting, left) if sum(left.values()) else {cheapest: waiting}
     return found
 
 
