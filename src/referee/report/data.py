@@ -153,7 +153,7 @@ def _runs(evaluations: Sequence[EvaluationRow], attempts: Sequence[AttemptRow]) 
     runs = []
     for row in sorted(evaluations, key=lambda row: row.submission):
         attempt = by_name.get(row.attempt or "")
-        if row.verdict is None or attempt is None or attempt.measurements is None:
+        if row.verdict is None or row.copied_from or attempt is None or attempt.measurements is None:
             continue
         measured = attempt.measurements
         runs.append(
