@@ -108,9 +108,11 @@ def _recompute(archive: Archive, ledger: Ledger, phase: str, path: Path) -> Reco
     by_file: dict[str, list[tuple[str, float]]] = {}
     for digest, name, epsilon in sorted(wanted):
         by_file.setdefault(digest, []).append((name, epsilon))
+    # Finding one reads the list of every installed package: once for each metric, not for each file.
+    metrics = {chosen: find_metric(*chosen) for chosen in {(name, epsilon) for _, name, epsilon in wanted}}
     for digest, predictions in _predictions(archive, list(by_file), labels, challenge):
         for name, epsilon in by_file[digest]:
-            score = find_metric(name, epsilon).score(labels.values, predictions[None, :])
+            score = metrics[name, epsilon].score(labels.values, predictions[None, :])
             values[digest, name, epsilon] = float(score[0])
     nearly = sum(_compare(score, values[score.predictions_digest, score.metric, score.epsilon]) for score in scores)
     for row in forgotten:

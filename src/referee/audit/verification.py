@@ -158,7 +158,7 @@ _LINK_TYPES: dict[str, tuple[type, ...]] = {
 def _link(value: Any, number: int) -> Link:
     sound = isinstance(value, dict) and value.keys() == _LINK_TYPES.keys()
     if not sound or any(type(value[name]) not in types for name, types in _LINK_TYPES.items()):
-        raise wrong(f"Event {number} in {contents.CHAIN} has not the fields of an event.")
+        raise wrong(f"Event {number} in {contents.CHAIN} of the bundle has not the fields of an event.")
     return Link(**(value | {"payload": canonical_json(value["payload"])}))
 
 
