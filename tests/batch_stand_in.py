@@ -114,6 +114,7 @@ class BatchStandIn:
     ) -> None:
         self.queues, self.hosts, self.calls = queues, list[Host](), Counter[str]()
         self.jobs: dict[str, Job] = {}
+        self._live: dict[str, Job] = {}
         self.definitions: dict[str, dict[str, Any]] = {}
         self.events: Callable[[list[dict[str, Any]]], None] | None = None
         self.down, self.lost_replies, self._furnish = False, Counter[str](), furnish
@@ -136,11 +137,12 @@ class BatchStandIn:
         """Let every job and machine go one step further."""
         with self.lock:
             now = self._clock()
-            for job in [job for job in self.jobs.values() if job.size is None and job.status in LIVE]:
-                self._step(job, now)
-            for host in self.hosts:
+            for job in [job for job in self._live.values() if job.size is None]:
+                if job.status in LIVE:  # losing a machine on the way ends others
+                    self._step(job, now)
+            for host in self.living_hosts():
                 self._age(host, now)
-            for parent in [job for job in self.jobs.values() if job.size is not None and job.status in LIVE]:
+            for parent in [job for job in self._live.values() if job.size is not None]:
                 self._sum_up(parent, now)
             told, self._untold = self._untold, []
         if told and self.events is not None:
@@ -262,6 +264,8 @@ class BatchStandIn:
 
     def _turn(self, job: Job, status: str) -> None:
         job.status = status
+        if status in ENDED:
+            self._live.pop(job.id, None)
         if self.events is not None:
             event = {"detail-type": "Batch Job State Change", "source": "aws.batch", "detail": self._detail(job)}
             self._untold.append(event)
@@ -355,10 +359,10 @@ class BatchStandIn:
         assert definition is not None
         request = request | {"_properties": definition["containerProperties"], "_gpus": []}
         job = Job(secrets.token_hex(16), request, queue, now, tries, size=size)
-        self.jobs[job.id] = job
+        self.jobs[job.id] = self._live[job.id] = job
         for index in range(size or 0):
             child = Job(f"{job.id}:{index}", dict(request), queue, now, tries, parent=job.id, index=index)
-            self.jobs[child.id] = child
+            self.jobs[child.id] = self._live[child.id] = child
             self._children[job.id].append(child)
         return {"jobArn": _arn(job.id), "jobName": job.name, "jobId": job.id}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from referee.cloud.words import Json, allow, arn, deny, named, policy, ref, resource, sub, tags
 
-# Keys under which an object is written once and never again. `data` and `blobs` bear the digest of what they hold.
-ONCE = ("claims", "results", "waves", "maps", "specs", "phases", "images", "layers", "blobs", "data")
+# Keys under which an object is written once and never again. Those of blobs and data bear the digest of what they hold,
+# which every reader checks; they are uploaded in parts, which our client does without a condition.
+ONCE = ("claims", "results", "waves", "maps", "specs", "phases", "images", "layers", "probes")
 READ_BY_WORKERS = ("waves", "phases", "data", "images", "layers", "blobs", "claims", "results")
 WRITTEN_BY_WORKERS = ("claims", "results")
 
