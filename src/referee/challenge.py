@@ -499,6 +499,13 @@ def _keys_at(location: tuple[str | int, ...]) -> list[str]:
 
 
 def _check_files(challenge: Challenge, path: Path) -> None:
+    chosen = challenge.reproduction.phase
+    if chosen is not None and (chosen not in challenge.phases or challenge.phases[chosen].visibility != "public"):
+        public = [name for name, phase in challenge.phases.items() if phase.visibility == "public"]
+        raise ConfigurationError(
+            f"{path}: reproduction.phase: {chosen!r} is not a public phase.",
+            hint=f"Public phases: {', '.join(public) or 'none'}.",
+        )
     for name, phase in challenge.phases.items():
         if not _NAME.fullmatch(name):
             raise ConfigurationError(

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_histories import digest, ended, identity, imported, new_ledger, phase, planned, requested
+from ledger_histories import digest, ended, identity, imported, new_ledger, phase, planned, requested, small_campaign
 from scoring_rows import attempt, evaluation
 
 from referee.challenge import Challenge, MetricChoice, Phase
 from referee.errors import LedgerError
 from referee.ledger import (
     AttemptPlanned,
+    ChallengeRecorded,
     EvaluationEnded,
     EvaluationRequested,
     EvaluationScored,
@@ -198,6 +199,28 @@ def test_scores_of_two_kinds_never_stand_on_one_board(ledger: Ledger) -> None:
     ledger.append([scored(f"s-1.{PHASE}", 0.1, labels=NEW, rejudging=event.rejudging)])
     with pytest.raises(LedgerError, match="would keep a score under other labels"):
         ledger.append([applied(ledger, event)])
+
+
+def test_an_older_ledger_stands_under_the_challenge_that_it_was_scored_by(tmp_path: Path) -> None:
+    def recorded(epsilon: float) -> ChallengeRecorded:
+        metric = MetricChoice(epsilon=epsilon)
+        return ChallengeRecorded(
+            digest=digest(9), content=CHALLENGE.model_copy(update={"metric": metric}).model_dump_json()
+        )
+
+    (tmp_path / "old").mkdir()
+    with new_ledger(tmp_path / "old") as old:
+        assert queries.scoring(old, PHASE) is None
+        old.append([recorded(1e-7)])
+        small_campaign(old)  # scores as they were written before epsilon was kept with them
+        old.append([recorded(1e-3)])
+        assert queries.scoring(old, PHASE) == MetricChoice(epsilon=1e-7)
+        event = stage(old, "rescore", [1, 2], epsilon=1e-3)
+        for number in (1, 2):
+            old.append([scored(f"s-{number}.{PHASE}", 0.5, epsilon="0.001", rejudging=event.rejudging)])
+        assert queries.scoring(old, PHASE) == MetricChoice(epsilon=1e-7)
+        old.append([applied(old, event)])
+        assert queries.scoring(old, PHASE) == MetricChoice(epsilon=1e-3)
 
 
 def test_metrics_may_be_added_without_a_rejudging(ledger: Ledger) -> None:

@@ -27,6 +27,7 @@ _BLAME_WORDS = {
 
 _STANDINGS = 40  # more than this many lines are not read; the JSON holds all of them
 _GROUPED = 10
+_ODD = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def render_report(data: ReportData) -> str:
             lines=_lines(data.board),
             moves={move.submission: move.moved for move in data.shake_up.moves} if data.shake_up else {},
             shown_standings=_STANDINGS,
+            shown_odd=_ODD,
             grouped=_grouped(data),
             named=any(row.name for row in data.board.rows),
             sealed=any(left.reason == SEALED for left in data.board.unscored),
