@@ -7,7 +7,7 @@ DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
 .PHONY: help demo test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
-	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-fuzz
+	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -68,6 +68,12 @@ bench-fuzz: $(DEVELOPING)  ## two million hostile inputs to every reader, guided
 
 bench-plan: $(DEVELOPING)  ## what the planner promises and keeps, on simulated campaigns
 	$(BIN)/python benchmarks/bench_plan.py
+
+bench-aws-calls: $(DEVELOPING)  ## how many calls to AWS a campaign of 4,200 submissions takes, on a stand-in
+	$(BIN)/python benchmarks/bench_aws_calls.py
+
+check-cloud: $(DEVELOPING)  ## the stack's template under cfn-lint, and checkov in an environment of its own
+	scripts/check-cloud
 
 hostile: $(DEVELOPING)  ## every attack on the sandbox, on every level that is installed
 	$(BIN)/python tests/hostile/run.py
