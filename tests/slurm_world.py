@@ -329,11 +329,11 @@ def python_of_the_user(folder: Path) -> Path:
     found = shutil.which(version, path="/usr/bin:/bin:/usr/local/bin")
     if found is None or not _can_start(Path(found)):
         raise SlurmError(f"An ordinary user can start neither {sys.executable} nor another {version}.")
-    script = folder / "python"
-    places = ":".join(place for place in sys.path if place.startswith("/") and Path(place).is_dir())
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{places}" exec {found} "$@"\n')
-    script.chmod(0o755)
-    return script
+    subprocess.run([found, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    places = [place for place in sys.path if place.startswith("/") and Path(place).is_dir()]
+    [packages] = (folder / "venv" / "lib").glob("python*/site-packages")
+    (packages / "referee.pth").write_text("\n".join(places) + "\n")
+    return folder / "venv" / "bin" / "python"
 
 
 def _can_start(program: Path) -> bool:
@@ -395,3 +395,81 @@ def slurm_world(cluster: Cluster, **settings: object) -> Iterator[tuple[World, C
 
     with running_warden(folder, wardens, **settings):
         yield world, engine
+
+
+@dataclass
+class Operator:
+    """The ordinary user with a challenge of his own on the cluster, who types `referee` commands.
+
+    Attributes:
+        cluster: where his attempts run.
+        folder: his challenge's folder; only he may look inside.
+        shared: what the nodes see of it.
+    """
+
+    cluster: Cluster
+    folder: Path
+    shared: Path
+    python: Path
+
+    def words(self, *arguments: str) -> list[str]:
+        """The command line of a `referee` command."""
+        program = "import sys; from referee.cli import main; sys.exit(main())"
+        return [str(self.python), "-c", program, *arguments]
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Begin a command, in a session of its own."""
+        with (self.folder.parent / "operator.log").open("ab") as log:
+            return subprocess.Popen(
+                self.words(*arguments), cwd=self.folder, env=self._environment, stdout=log, stderr=log,
+                user=UID, group=UID, extra_groups=[], start_new_session=True,
+            )  # fmt: skip
+
+    def referee(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command to its end; its standard output. `status` is what it must end with (None: anything)."""
+        done = subprocess.run(
+            self.words(*arguments), cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False,
+            user=UID, group=UID, extra_groups=[], timeout=600,
+        )  # fmt: skip
+        if status is not None and done.returncode != status:
+            raise SlurmError(f"referee {arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def said(self) -> str:
+        """What the commands that were started have printed."""
+        return (self.folder.parent / "operator.log").read_text(errors="replace")
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return self.cluster.environment | {"HOME": str(self.folder.parent), "TMPDIR": str(self.folder.parent)}
+
+
+@contextlib.contextmanager
+def operator(cluster: Cluster, challenge: Path, **settings: object) -> Iterator[Operator]:
+    """An operator with a copy of the challenge in `challenge`, and wardens that serve him.
+
+    Args:
+        cluster: where attempts run.
+        challenge: a challenge's folder; its `[engine]` is replaced.
+        settings: further keys of `[engine.slurm]`.
+    """
+    home = cluster.folder / f"home-{secrets.token_hex(4)}"
+    home.mkdir()
+    folder, shared = home / "challenge", home / "shared"
+    shutil.copytree(challenge, folder, symlinks=True, ignore=shutil.ignore_patterns(".referee"))
+    shared.mkdir()
+    python = python_of_the_user(home)
+    choice: dict[str, object] = {
+        "shared": str(shared), "python": str(python), "socket": str(home / "node" / "warden.sock"), "poll": "300ms",
+        "staging": "10m",
+    }  # fmt: skip
+    text = (folder / "challenge.toml").read_text().partition("[engine]")[0]
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in (choice | settings).items())
+    slots = cluster.cpus * len(cluster.nodes)
+    engine = f'[engine]\nname = "slurm"\nslots = {slots}\n[engine.slurm]\n{lines}'
+    (folder / "challenge.toml").write_text(text + engine)
+    for path in (home, *home.rglob("*")):
+        os.lchown(path, UID, UID)
+    (home / "node").mkdir()
+    with running_warden(home / "node", home / "node" / "cache"):
+        yield Operator(cluster, folder, shared, python)
