@@ -68,6 +68,21 @@ def test_a_schema_that_is_not_ones_own_is_refused(schema: str) -> None:
         PostgresqlDatabase(f"postgresql://host/db?schema={schema}")
 
 
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("postgresql:///db?host=/run/postgresql&schema=a", {"dbname": "db", "host": "/run/postgresql"}),
+        ("postgres://me@h:5433/db?schema=a&sslmode=require", {"user": "me", "host": "h", "port": "5433"}),
+        ("postgresql://one,two:5433/db?schema=a&target_session_attrs=read-write", {"host": "one,two"}),
+        ("postgresql:///?service=campaigns&schema=a", {"service": "campaigns"}),
+    ],
+)
+def test_an_address_is_libpqs_own(url: str, wanted: dict[str, str]) -> None:
+    with_schema = PostgresqlDatabase(url)
+    assert wanted.items() <= with_schema._parameters.items()
+    assert with_schema._schema == "a"
+
+
 def test_a_password_comes_from_the_password_file(
     postgresql: postgresql_world.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,11 +298,10 @@ os.register_at_fork(after_in_child=_forget_all)
 
 def _read_address(url: str) -> tuple[dict[str, str], str]:
     try:
-        parts = urlsplit(url)
-        query = parse_qsl(parts.query, keep_blank_values=True)
+        query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
         schema = [value for name, value in query if name == "schema"]
         rest = "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in query if n != "schema")
-        parameters = conninfo_to_dict(parts._replace(query=rest).geturl())
+        parameters = conninfo_to_dict(f"{url.partition('?')[0]}?{rest}")
     except (ValueError, psycopg.Error):
         # The reasons that parsers give quote what they could not read, and a password may be part of it.
         raise ConfigurationError(
