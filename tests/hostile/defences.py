@@ -201,7 +201,7 @@ def _forgeable_status() -> None:
         return found
 
     box.Box._reap = reaped  # type: ignore[method-assign]
-    cgroups.Leaf.usage = lambda self: replace(real(self), oom_kills=int(status[-1:] in ([137], [9])))  # type: ignore[method-assign]
+    cgroups.Leaf.usage = lambda self, *seen: replace(real(self, *seen), oom_kills=int(status[-1:] in ([137], [9])))  # type: ignore[method-assign]
 
 
 def _trusting_harvest() -> None:

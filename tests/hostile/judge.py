@@ -14,6 +14,7 @@ _NEIGHBOUR_RATIO = 2.5
 _TRIES = 3
 # A process that the kernel is killing may go some pages above the limit (cgroup-v1/memory.rst, try_charge_memcg).
 _ABOVE_BYTES = 64 * 4096
+_LATE = re.compile(r"wall_seconds is")
 _BROKEN = re.compile(r"verdict (sandbox_failed|data_unavailable|image_unavailable|cannot_start)|runc run failed")
 
 
@@ -41,7 +42,10 @@ def run_attack(arena: Arena, attack: Attack, level: str, patch: Patch | None = N
     """Run the attack under each of its contracts and judge it."""
     finding = Finding(attack, level)
     for contract in attack.contracts:
-        problems = _run_once(arena, attack, contract, level, patch, finding)
+        for _ in range(_TRIES):
+            problems = _run_once(arena, attack, contract, level, patch, finding)
+            if not problems or not all(_LATE.match(problem) for problem in problems):
+                break  # a busy machine is late once; a deadline that is not kept is late each time
         finding.problems += [f"{contract}: {problem}" for problem in problems]
     return finding
 
