@@ -20,7 +20,6 @@ from referee.ledger import (
     LedgerCreated,
     RiskAccepted,
     SubmissionImported,
-    file_systems,
     queries,
     store,
 )
@@ -123,35 +122,6 @@ def test_a_file_that_is_no_ledger_is_refused_with_a_sentence(tmp_path: Path) -> 
     (tmp_path / "ledger.sqlite").write_bytes(b"filename,label\n" * 400)
     with pytest.raises(LedgerError, match="damaged"):
         Ledger.open(tmp_path / "ledger.sqlite")
-
-
-def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_systems, "file_system_of", lambda _folder: "nfs4")
-    with pytest.raises(HostError, match="network file system") as caught:
-        new_ledger(tmp_path)
-    assert "local disk" in caught.value.hint
-
-
-MOUNTS = r"""
-21 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-22 21 0:20 / /home rw - ext4 /dev/vdb rw
-23 22 0:21 / /home/shared\040disk rw shared:1 - nfs4 server:/export rw
-24 22 0:22 / /home/b rw - tmpfs tmpfs rw
-25 24 0:23 / /home/b rw - fuse.sshfs me@there:/ rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("place", "kind"),
-    [("/etc", "ext4"), ("/home/shared disk/x/y", "nfs4"), ("/home/shared", "ext4"), ("/home/b/c", "fuse.sshfs")],
-)
-def test_the_file_system_of_a_place_is_that_of_the_innermost_topmost_mount(place: str, kind: str) -> None:
-    assert file_systems.file_system_of(Path(place), MOUNTS) == kind
-
-
-def test_the_real_mount_table_is_understood(tmp_path: Path) -> None:
-    assert file_systems.file_system_of(Path("/proc/self")) == "proc"
-    assert file_systems.file_system_of(tmp_path) != "unknown"
 
 
 def test_every_connection_syncs_fully_and_writes_ahead(file_ledger: Ledger) -> None:
