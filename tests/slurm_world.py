@@ -465,7 +465,8 @@ def operator(cluster: Cluster, challenge: Path, **settings: object) -> Iterator[
     }  # fmt: skip
     text = (folder / "challenge.toml").read_text().partition("[engine]")[0]
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in (choice | settings).items())
-    slots = cluster.cpus * len(cluster.nodes)
+    # The nodes claim more processors than there are, and limits on time are kept by the clock.
+    slots = max(2, min(cluster.cpus * len(cluster.nodes), len(os.sched_getaffinity(0))))
     engine = f'[engine]\nname = "slurm"\nslots = {slots}\n[engine.slurm]\n{lines}'
     (folder / "challenge.toml").write_text(text + engine)
     for path in (home, *home.rglob("*")):

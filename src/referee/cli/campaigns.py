@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from referee.challenge import Challenge
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
 from referee.engines import REMOTE, create_engine
+from referee.engines.contract import Engine, Remote
 from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
 from referee.orders import Orders
@@ -145,10 +147,28 @@ def evaluate(
     try:
         campaign = Campaign(challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held)
         with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
-            campaign.run(board.refresh if series else _watching(challenge, ledger, phase, board.refresh))
+            refresh = _telling(engine, board.refresh)
+            campaign.run(refresh if series else _watching(challenge, ledger, phase, refresh))
     finally:
         engine.close()
     return campaign
+
+
+def _telling(engine: Engine, refresh: Callable[[], None]) -> Callable[[], None]:
+    """After each pass of the controller: also what keeps the work on other machines from going on, when it is new."""
+    if not isinstance(engine, Remote):
+        return refresh
+    told: set[str] = set()
+
+    def look() -> None:
+        refresh()
+        for trouble in engine.troubles():
+            subject = re.sub(r"\d\S*", "", trouble)  # how many jobs, for how long: a new number is nothing new
+            if subject not in told:
+                told.add(subject)
+                screen.note(f"Warning: {trouble}")
+
+    return look
 
 
 def _proof(workspace: Workspace, ledger: Ledger) -> list[Event]:

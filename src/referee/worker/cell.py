@@ -16,9 +16,10 @@ from referee.errors import HostError
 from referee.sandbox import cgroups
 
 # Slurm's own names (cgroup/v1: slurm/uid_U/job_J/step_S, with the node's name behind `slurm` where several run on one
-# host; cgroup/v2: system.slice/slurmstepd.scope/job_J/step_S). Only root can put a process there.
+# host; cgroup/v2: system.slice/slurmstepd.scope/job_J/step_S). Only root can put a process there, because they begin at
+# the root of the tree: in a part that was delegated to him a user may make groups of any name.
 _V1 = re.compile(r"/slurm[^/]*/uid_(\d+)/job_(\d+)/step_[^/]+(?:/|$)")
-_V2 = re.compile(r"/slurmstepd\.scope/job_(\d+)/step_[^/]+(?:/|$)")
+_V2 = re.compile(r"/(?:system\.slice/)?(?:[^/]+_)?slurmstepd\.scope/job_(\d+)/step_[^/]+(?:/|$)")
 
 
 class NoJobError(HostError):
@@ -89,7 +90,7 @@ def _job(host: cgroups.CgroupHost, uid: int) -> int:
                 raise _outside()
             jobs.add(int(match[2]))
         else:
-            match = _V2.search(place)
+            match = _V2.match(place)
             if match is None:
                 raise _outside()
             jobs.add(int(match[1]))

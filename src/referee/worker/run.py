@@ -35,6 +35,7 @@ from referee.worker.trial import try_known_good
 WORKER_VERSION = version("referee")
 
 _DETAIL_CHARACTERS = 4000
+_MOST_LOG_BYTES = 64 << 20  # on a machine whose disk is not the operator's
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ def _prepare(
             f"This machine's owner does not accept the risks {', '.join(sorted(unaccepted))}.",
             hint="Ask for them, or do without `accepted_risks`.",
         )
+    if place.travelled and spec.limits.log > _MOST_LOG_BYTES:
+        raise ConfigurationError("The limit on the log is too high: it lies on this node's disk.", hint="Lower it.")
     prove_host(node_folder, spec.level, spec.accepted_risks)
     if place.cpus:
         os.sched_setaffinity(0, place.cpus)
