@@ -59,7 +59,7 @@ class Server:
             self._process = subprocess.Popen(
                 [
                     *_as_ordinary_user(),
-                    _program("postgres"),
+                    program("postgres"),
                     *("-D", str(self.folder / "data"), "-k", str(self.folder), "-h", ""),
                     *settings,
                 ],
@@ -116,7 +116,7 @@ def server() -> Iterator[Server]:
         subprocess.run(
             [
                 *_as_ordinary_user(),
-                _program("initdb"),
+                program("initdb"),
                 *("-D", str(folder / "data"), "-U", "referee", "-A", "trust", "-E", "UTF8", "--no-sync"),
                 *("--locale-provider=icu", "--icu-locale=en-US", "--locale=C.UTF-8"),
             ],
@@ -138,7 +138,8 @@ def server() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where one of PostgreSQL's programs is."""
     found = sorted(Path("/").glob(f"{_PROGRAMS[1:]}/{name}"), reverse=True)
     if not found:
         raise RuntimeError("There is no PostgreSQL server here: scripts/system-packages installs one.")

@@ -233,6 +233,28 @@ def test_a_writer_that_is_killed_between_two_statements_leaves_nothing_and_no_lo
     assert ledger.verify().seq == before.seq + 1
 
 
+def test_a_dump_that_is_restored_is_the_ledger_again(postgresql: postgresql_world.Server) -> None:
+    url = postgresql.fresh()
+    schema = url.partition("schema=")[2]
+    with new_ledger(url) as ledger:
+        small_campaign(ledger)
+        head = ledger.head()
+    dump = subprocess.run(
+        [postgresql_world.program("pg_dump"), f"--schema={schema}", postgresql.address],
+        check=True,
+        capture_output=True,
+    ).stdout
+    postgresql.execute(f"DROP SCHEMA {schema} CASCADE")
+    psql = [postgresql_world.program("psql"), "--quiet", "--set=ON_ERROR_STOP=1", postgresql.address]
+    subprocess.run(psql, input=dump, check=True, stdout=subprocess.DEVNULL)
+    with Ledger.open(url) as ledger:
+        assert ledger.verify() == head
+        with ledger.lead() as lease:
+            lease.append([proof("a")])
+    with pytest.raises(psycopg.IntegrityError, match="append-only"):
+        postgresql.execute("DELETE FROM events", url=url)
+
+
 # Sessions that end
 
 
