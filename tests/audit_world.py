@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,23 +163,20 @@ def signed(found: dict[str, bytes], key: SigningKey) -> bytes:
     return pack({MANIFEST: manifest, SIGNATURE: (key.sign(manifest) + "\n").encode(), **rest})
 
 
-def rechained(found: dict[str, bytes], change: Callable[[list[dict]], list[dict]]) -> dict[str, bytes]:
-    """The members after the events were changed, hashed again, and every table and board made again from them."""
-    events = change([json.loads(line) for line in found[contents.CHAIN].splitlines()])
+def chained(events: Sequence[dict]) -> list[Link]:
+    """Events as a chain whose hashes are right, whatever they say."""
     links, head = [], EMPTY
     for event in events:
-        link = Link(
-            head.seq + 1,
-            head.hash,
-            event["time"],
-            event["epoch"],
-            event["kind"],
-            canonical_json(event["payload"]),
-            "",
-        )
-        link = Link(link.seq, link.prev, link.time, link.epoch, link.kind, link.payload, link_hash(link))
-        links.append(link)
-        head = Head(link.seq, link.hash)
+        payload = canonical_json(event["payload"])
+        link = Link(head.seq + 1, head.hash, event["time"], event["epoch"], event["kind"], payload, "")
+        links.append(replace(link, hash=link_hash(link)))
+        head = Head(link.seq, links[-1].hash)
+    return links
+
+
+def rechained(found: dict[str, bytes], change: Callable[[list[dict]], list[dict]]) -> dict[str, bytes]:
+    """The members after the events were changed, hashed again, and every table and board made again from them."""
+    links = chained(change([json.loads(line) for line in found[contents.CHAIN].splitlines()]))
     kept = {n: d for n, d in found.items() if not n.startswith(("tables/", "boards/"))}
     kept[contents.CHAIN] = b"".join(contents.chain_lines(links))
     with replayed(links) as ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,8 +11,10 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from audit_world import make_campaign, members, opened, pack, rechained, signed
+from audit_world import chained, make_campaign, members, opened, pack, rechained, signed
 from referee.audit import BundleError, contents, verify_bundle
 from referee.audit.archive import Archive, header
 from referee.audit.manifest import MANIFEST, SIGNATURE
@@ -104,8 +107,7 @@ def test_a_huge_member_is_not_read_into_memory(sample: Sample) -> None:
     """A sparse file of 2 GiB as the manifest, as the signature, and as one line of the chain."""
     size = 2 * 2**30
     for name in (MANIFEST, SIGNATURE, contents.CHAIN):
-        before = {n: d for n, d in sample.members.items() if n < name} if name == contents.CHAIN else {}
-        start = pack({n: sample.members[n] for n in (MANIFEST, SIGNATURE) if n != name} | before)[:-1024]
+        start = pack({n: sample.members[n] for n in (MANIFEST, SIGNATURE) if n != name})[:-1024]
         with sample.file.open("wb") as file:
             file.write(start + header(name, size))
             file.truncate(len(start) + 512 + size + 1024)
@@ -202,22 +204,10 @@ def evil(event: dict, **facts: object) -> dict:
 def test_events_that_make_no_sense_are_refused_though_the_chain_holds(
     sample: Sample, kind: str, facts: dict[str, object]
 ) -> None:
-    from audit_world import EMPTY, Head, Link, canonical_json, link_hash  # noqa: PLC0415 - the forger's own tools
-
-    done = False
-    links, head = [], EMPTY
-    for line in sample.members[contents.CHAIN].splitlines():
-        event = json.loads(line)
-        if event["kind"] == kind and not done:
-            event, done = evil(event, **facts), True
-        link = Link(
-            head.seq + 1, head.hash, event["time"], event["epoch"], event["kind"], canonical_json(event["payload"]), ""
-        )
-        link = Link(link.seq, link.prev, link.time, link.epoch, link.kind, link.payload, link_hash(link))
-        links.append(link)
-        head = Head(link.seq, link.hash)
-    assert done
-    chain = b"".join(contents.chain_lines(links))
+    events = [json.loads(line) for line in sample.members[contents.CHAIN].splitlines()]
+    place = next(number for number, event in enumerate(events) if event["kind"] == kind)
+    events[place] = evil(events[place], **facts)
+    chain = b"".join(contents.chain_lines(chained(events)))
     with pytest.raises(BundleError):
         sample.check(signed(sample.members | {contents.CHAIN: chain}, sample.key))
 
@@ -248,3 +238,40 @@ def test_the_archive_is_a_tar_that_others_can_read(sample: Sample) -> None:
     sample.file.write_bytes(pack(sample.members))
     with Archive(sample.file) as archive:
         assert set(archive.members) == set(sample.members)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_stands_in_an_event_it_ends_in_a_sentence(sample: Sample, data: st.DataObject) -> None:
+    events = [json.loads(line) for line in sample.members[contents.CHAIN].splitlines()]
+    place = data.draw(st.integers(0, len(events) - 1))
+    key = data.draw(st.sampled_from(sorted(events[place]["payload"])))
+    events[place]["payload"][key] = data.draw(JSON)
+    chain = b"".join(contents.chain_lines(chained(events)))
+    with contextlib.suppress(RefereeError):
+        sample.check(signed(sample.members | {contents.CHAIN: chain}, sample.key))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"metric":1}', '{"phases":{}}', '{"name":"x","phases":{"private_test":{"data":"d","visibility":"private"}}}'],
+)
+def test_another_challenge_in_the_chain_ends_in_a_sentence(sample: Sample, content: str) -> None:
+    events = [json.loads(line) for line in sample.members[contents.CHAIN].splitlines()]
+    for event in events:
+        if event["kind"] == "challenge.recorded":
+            event["payload"]["content"] = content
+    chain = b"".join(contents.chain_lines(chained(events)))
+    with pytest.raises(BundleError):
+        sample.check(signed(sample.members | {contents.CHAIN: chain}, sample.key))
