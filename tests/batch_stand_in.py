@@ -19,6 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -161,6 +162,10 @@ class BatchStandIn:
     def living_hosts(self) -> list[Host]:
         """Machines that are up, and paid for."""
         return [host for host in self.hosts if host.gone is None]
+
+    def age(self, host: Host) -> float:
+        """Seconds since it was asked for."""
+        return self._clock() - host.launched
 
     def children(self, job: str) -> list[Job]:
         """The children of an array."""
@@ -511,6 +516,16 @@ class _Gate:
         start_response("200 ." if answer is not None else "404 .", [("Content-Type", "text/plain")])
         return [(answer or "").encode()]
 
+    def _instance(self, host: Host) -> str:
+        launched = datetime.now(UTC) - timedelta(seconds=self._batch.age(host))
+        state = "<code>16</code><name>running</name>" if host.gone is None else "<code>48</code><name>terminated</name>"
+        spot = "<instanceLifecycle>spot</instanceLifecycle>" if host.kind.spot else ""
+        return (
+            f"<item><instancesSet><item><instanceId>{host.id}</instanceId><instanceState>{state}</instanceState>"
+            f"<instanceType>{host.kind.instance_type}</instanceType>{spot}"
+            f"<launchTime>{launched.isoformat()}</launchTime></item></instancesSet></item>"
+        )
+
     def _ec2(self, body: bytes, environ: dict[str, Any], start_response: Any) -> Any:
         form = {key: values[0] for key, values in parse_qs(body.decode()).items()}
         if form.get("Action") == "TerminateInstances":
@@ -520,11 +535,7 @@ class _Gate:
             items = "".join(f"<item><instanceId>{name}</instanceId></item>" for name in names)
             xml = f"<TerminateInstancesResponse><instancesSet>{items}</instancesSet></TerminateInstancesResponse>"
         elif form.get("Action") == "DescribeInstances":
-            items = "".join(
-                f"<item><instancesSet><item><instanceId>{host.id}</instanceId><instanceState><code>16</code>"
-                "<name>running</name></instanceState></item></instancesSet></item>"
-                for host in self._batch.living_hosts()
-            )
+            items = "".join(self._instance(host) for host in self._batch.hosts)
             xml = f"<DescribeInstancesResponse><reservationSet>{items}</reservationSet></DescribeInstancesResponse>"
         else:
             environ["wsgi.input"] = __import__("io").BytesIO(body)

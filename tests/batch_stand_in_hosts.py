@@ -22,6 +22,7 @@ class Kind:
     gpus: int = 0
     most: int = 4
     spot: bool = False
+    instance_type: str = "c5.large"
 
 
 class Execution(Protocol):

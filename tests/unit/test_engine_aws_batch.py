@@ -18,8 +18,10 @@ from referee.challenge import AwsChoice, MachineType, load_challenge
 from referee.engines import aws_batch_child as child
 from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_fleet import Fleet, fleet_of, registered_bytes
+from referee.engines.aws_batch_heartbeat import Heartbeat
 from referee.engines.contract import Job as EngineJob
 from referee.engines.contract import JobState, Remote
+from referee.engines.machine_lives import noted_lives
 from referee.engines.waves import read_manifest, record_wave
 from referee.errors import ConfigurationError, HostError
 from referee.objects import ObjectStore
@@ -382,6 +384,40 @@ def test_the_fleet_follows_counts_quotas_and_markets(tmp_path: Path) -> None:
     assert fleet.machines["g4dn.xlarge (spot)"].price == Decimal("0.158")
     assert fleet.queue("s", "g4dn.xlarge (spot)") == "s-g4dn-xlarge-spot"
     assert fleet.of_queue("s", "s-g4dn-xlarge-spot") == "g4dn.xlarge (spot)"
+
+
+def test_machines_are_noted_from_launch_to_end(bench: Bench) -> None:
+    bench.run_out(bench.engine.submit(bench.specs(2)))
+    objects = bench.aws.world.objects
+    [life] = noted_lives(objects, "aws-batch")
+    assert (life.machine_type, life.gone) == ("c5.large", False)
+    assert life.node == bench.batch.hosts[0].id
+    bench.go_on(10.0)
+    bench.engine.close()
+    [life] = noted_lives(objects, "aws-batch")
+    assert life.gone
+    ended = life.seen_at
+    bench.another().close()
+    [life] = noted_lives(objects, "aws-batch")
+    assert life.seen_at == ended
+    assert life.launched_at < ended
+
+
+def test_a_controller_gives_signs_of_life_and_is_missed_only_if_it_did_not_end_in_order(bench: Bench) -> None:
+    metrics = boto3.client("cloudwatch")
+    metrics.put_metric_alarm(
+        AlarmName="a", ActionsEnabled=False, MetricName="Heartbeat", Namespace="Referee", Period=900, Statistic="Sum",
+        EvaluationPeriods=1, Threshold=1, ComparisonOperator="LessThanThreshold",
+    )  # fmt: skip
+
+    heartbeat = Heartbeat(bench.engine.calls, STACK, "a")
+    for now in (0.0, 100.0, 299.0, 301.0):
+        heartbeat.beat(now)
+    assert bench.engine.calls.counts["PutMetricData"] == 2
+    found = metrics.list_metrics(Namespace="Referee")["Metrics"]
+    assert {each["MetricName"]: each["Dimensions"][0]["Value"] for each in found} == {"Heartbeat": STACK}
+    heartbeat.end()
+    assert bench.engine.calls.counts["EnableAlarmActions"] == bench.engine.calls.counts["DisableAlarmActions"] == 1
 
 
 # The child

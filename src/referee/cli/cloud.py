@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from referee.challenge import AwsChoice, Challenge, load_challenge
+from referee.challenge import AwsChoice, Challenge, load_challenge, markets
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, app
 from referee.cloud.smoke import NOT_RUN, smoke
 from referee.cloud.stack import Account
 from referee.cloud.template import template
+from referee.engines import aws_batch
 from referee.engines.aws_batch_fleet import fleet_of
+from referee.engines.machine_lives import noted_lives
 from referee.errors import CheckFailedError, ConfigurationError
+from referee.ledger import queries
+from referee.report.machine_bill import machine_bill
+from referee.workspace import Workspace
 
 cloud = App(name="cloud", help="The stack in AWS that the engine aws-batch runs on (docs/aws.md).")
 app.command(cloud)
@@ -127,6 +133,52 @@ def run_smoke(
     for each in found:
         screen.say(f"\n{each.machine_type} {each.check}:\n{screen.inert(each.log)}")
     return 0 if good else CheckFailedError.exit_code
+
+
+@cloud.command
+def bill(
+    *,
+    by: Literal["type", "submission", "attempt"] = "type",
+    as_json: AsJson = False,
+    challenge: Folder = HERE,
+) -> None:
+    """Say what the machines cost over their whole lives, and into what the money went: attempts, and the waste apart.
+
+    Parameters
+    ----------
+    by
+        A row for each machine type with its waste, or what each submission or attempt took.
+    """
+    workspace = Workspace.open(challenge)
+    with workspace.ledger() as ledger:
+        attempts = queries.attempts(ledger)
+    lives = noted_lives(workspace.objects, aws_batch.NAME)
+    found = machine_bill(lives, attempts, markets(workspace.challenge.machines))
+    if by == "type":
+        rows = [(kind, str(use), hours) for (kind, use), hours in sorted(found.hours.items())]
+    else:
+        taken = found.by_attempt if by == "attempt" else found.by_submission()
+        rows = [(kind, name, hours) for (kind, name), hours in sorted(taken.items())]
+    costs = [found.usd(kind, hours) for kind, _, hours in rows]
+    if as_json:
+        screen.print_json(
+            [
+                {"machine_type": kind, by if by != "type" else "use": name, "hours": float(hours),
+                 "usd": None if cost is None else str(cost)}
+                for (kind, name, hours), cost in zip(rows, costs, strict=True)
+            ]
+        )  # fmt: skip
+        return
+    screen.print_table(
+        ["machine type", by if by != "type" else "use", "hours>", "USD>"],
+        [
+            (kind, name, f"{float(hours):,.3f}", "" if cost is None else f"{cost:,.2f}")
+            for (kind, name, hours), cost in zip(rows, costs, strict=True)
+        ],
+    )
+    up = sum(not life.gone for life in lives)
+    total = sum((cost for cost in costs if cost is not None), Decimal(0))
+    screen.say(f"{len(lives)} machines, {up} of them up when last seen: ${total:,.2f} at the prices of challenge.toml.")
 
 
 @cloud.command

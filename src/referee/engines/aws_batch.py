@@ -20,6 +20,8 @@ from referee.challenge import Challenge, Limits, MachineType
 from referee.engines.aws_batch_calls import BatchCalls, ThrottledError, UnansweredError
 from referee.engines.aws_batch_fleet import Fleet, fleet_of
 from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Child, Following
+from referee.engines.aws_batch_heartbeat import Heartbeat
+from referee.engines.aws_batch_lives import TAG, Lives
 from referee.engines.contract import Capacity, Job, JobState, Observation
 from referee.engines.waves import Wave, record_wave, recorded_waves
 from referee.errors import ConfigurationError, HostError, ObjectStoreError
@@ -34,7 +36,6 @@ MOST_CHILDREN = 10_000  # of an array; at least 2, so one attempt alone is a job
 
 _FRESH = "a fresh instance"
 _JOB_PREFIX = "referee-"
-_HEARTBEAT_SECONDS = 300.0  # the alarm rings after a quarter of an hour without
 _STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
 _CLAIM_LIMIT_BYTES = 1 << 16
 _UNANSWERED_SECONDS = 300.0
@@ -112,7 +113,9 @@ class AwsBatchEngine:
         self._objects, self._stack, self._fleet, self._limits = objects, stack, fleet, limits
         self._patience = patience or Patience()
         self._clock, self._pause = clock, pause
-        self._listen_at = self._beat_at = 0.0
+        self._listen_at = self._note_at = 0.0
+        self._lives = Lives(calls, objects, NAME, stack.name)
+        self._heartbeat = Heartbeat(calls, stack.name, stack.heartbeat_alarm)
         self._following = Following(calls, stack.events_url, self._patience.look, clock)
         self._waves: dict[str, Wave] = {}
         self._arrays_of: dict[str, list[tuple[Array, int]]] = {}  # an attempt may have been submitted more than once
@@ -210,7 +213,10 @@ class AwsBatchEngine:
     def wait(self, seconds: float) -> None:
         """Until a job's state changed, at most so long."""
         began = self._clock()
-        self._beat(began)
+        self._heartbeat.beat(began)
+        if began >= self._note_at:
+            self._note_at = began + self._patience.look
+            self._lives.look()
         if began >= self._listen_at:
             self._listen_at = began + self._patience.listen
             if self._following.listen():
@@ -219,20 +225,9 @@ class AwsBatchEngine:
             self._pause(max(0.0, min(seconds, self._listen_at - began)))
 
     def close(self) -> None:
-        """Let go: jobs are AWS's. A controller that ends in order need not be missed."""
-        if self._stack.heartbeat_alarm is not None and self._beat_at:
-            with contextlib.suppress(HostError):
-                self.calls.watch_heartbeat(self._stack.heartbeat_alarm, on=False)
-
-    def _beat(self, now: float) -> None:
-        alarm = self._stack.heartbeat_alarm
-        if alarm is None or now < self._beat_at:
-            return
-        with contextlib.suppress(HostError):  # what is not sent rings the alarm, which is what it is for
-            self.calls.heartbeat(self._stack.name)
-            if not self._beat_at:
-                self.calls.watch_heartbeat(alarm, on=True)
-        self._beat_at = now + _HEARTBEAT_SECONDS
+        """Let go of the engine: jobs are AWS's."""
+        self._lives.look()
+        self._heartbeat.end()
 
     # Submitting
 
@@ -284,7 +279,7 @@ class AwsBatchEngine:
                 "resourceRequirements": [{"type": kind, "value": str(count)} for kind, count in needs.items()],
             },
             "propagateTags": True,
-            "tags": {"referee": self._stack.name, "referee-campaign": spec.campaign, "referee-phase": spec.phase},
+            "tags": {TAG: self._stack.name, "referee-campaign": spec.campaign, "referee-phase": spec.phase},
         }
 
     def _follow(self, wave: Wave, job: str, queue: str) -> None:

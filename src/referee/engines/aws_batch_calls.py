@@ -153,15 +153,12 @@ class BatchCalls:
         """TerminateInstances: throw the machines away; their compute environment starts others where work waits."""
         _asked("TerminateInstances", lambda: self._ec2.terminate_instances(InstanceIds=list(instances)))
 
-    def machines(self, tag: str, value: str) -> list[str]:
-        """DescribeInstances: the ids of machines with the tag that are up, and so paid for."""
-        filters = [
-            {"Name": f"tag:{tag}", "Values": [value]},
-            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "shutting-down"]},
-        ]
+    def machines(self, tag: str, value: str) -> list[dict[str, Any]]:
+        """DescribeInstances: machines with the tag, also those that ended within the last hour or so."""
+        filters = [{"Name": f"tag:{tag}", "Values": [value]}]
         pages = self._ec2.get_paginator("describe_instances").paginate(Filters=filters)
         groups = _asked("DescribeInstances", lambda: [group for page in pages for group in page["Reservations"]])
-        return [each["InstanceId"] for group in groups for each in group["Instances"]]
+        return [each for group in groups for each in group["Instances"]]
 
     def heartbeat(self, stack: str) -> None:
         """PutMetricData: the controller of this stack is alive."""
