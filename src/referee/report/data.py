@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from referee.challenge import Challenge
+from referee.challenge import Challenge, markets
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.prospects.hindsight import Hindsight
 from referee.report.bill import Bill, bill
@@ -136,7 +136,7 @@ def report_data(
         attempts=len(tried),
         runs=_runs(mine, tried),
         failures=_failures(mine, tried),
-        bill=bill(tried, challenge.machines),
+        bill=bill(tried, markets(challenge.machines)),
         wall_limit=challenge.limits.wall_time,
         memory_limit_bytes=challenge.limits.memory,
         facts=tuple(facts),
