@@ -233,6 +233,7 @@ def test_a_host_fault_in_a_new_run_harms_nobody(ledger: Ledger) -> None:
     event = stage(ledger, "rerun", [1, 2])
     rerun(ledger, event, {1: Result(Verdict.NODE_LOST, 0), 2: Result(Verdict.OK, 0.2)})
     assert [run.submission for run in staged_rows(ledger, event).kept] == ["s-1"]
+    assert board_of(CHALLENGE, ledger, PHASE, staged_rows(ledger, event)).to_json() == before
     ledger.append([applied(ledger, event)])
     assert board_of(CHALLENGE, ledger, PHASE).to_json() == before
 
