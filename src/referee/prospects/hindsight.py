@@ -163,11 +163,11 @@ def _side_by_side(past: History, now: datetime) -> tuple[tuple[datetime, int], .
         began = row.started_at or row.submitted_at or row.planned_at
         changes.append((began, 1))
         changes.append((began + timedelta(seconds=seconds_taken(row, now)), -1))
-    points, running = [], 0
+    running, points = 0, dict[datetime, int]()
     for moment, change in sorted(changes):
         running += change
-        points.append((moment, running))
-    return tuple(points)
+        points[moment] = running  # of all that happens in one moment, what it comes to
+    return tuple(points.items())
 
 
 def held(low: float, high: float, truth: float) -> bool:
@@ -177,8 +177,13 @@ def held(low: float, high: float, truth: float) -> bool:
 
 
 def notable(forecasts: Sequence[Foresight]) -> tuple[Foresight, ...]:
-    """Those that are shown: the pilot's and the plan's last ones, and of the running campaign's at most three."""
+    """Those that are shown: the pilot's and the plan's last ones, and those nearest to each quarter."""
     last = {each.moment: each for each in forecasts if each.moment != "run"}
     running = [each for each in forecasts if each.moment == "run"]
-    some = {place * (len(running) - 1) // 2 for place in range(3)} if running else set()
-    return tuple(sorted([*last.values(), *(running[place] for place in some)], key=lambda each: each.at))
+    nearest = {
+        place: min(running, key=lambda each: abs(each.ended / max(each.size, 1) - place)).at
+        for place in (0.25, 0.5, 0.75)
+        if running
+    }
+    some = [each for each in running if each.at in set(nearest.values())]
+    return tuple(sorted([*last.values(), *some], key=lambda each: each.at))

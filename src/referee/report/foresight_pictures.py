@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from referee.planning.plan import DeadlineCost
-from referee.prospects.hindsight import Hindsight, Spread, notable
+from referee.prospects.hindsight import Foresight, Hindsight, Spread, notable
 from referee.report.pictures import INK, LINE, QUIET, VALID, WIDTH, Drawing
 
 _UNITS = ((24.0, "days"), (1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, "seconds"))
@@ -20,7 +20,7 @@ def burn_up(seen: Hindsight) -> str | None:
     """Evaluations ended over time; from each forecast a fan to where it saw the end. None if nothing has ended."""
     if not seen.ended:
         return None
-    fans = notable(seen.forecasts)
+    fans = _drawn(notable(seen.forecasts))
     last = max([seen.ended[-1], *(fan.ends[2] for fan in fans)])
     unit, name = _unit((last - seen.began).total_seconds() / 3600)
 
@@ -49,7 +49,12 @@ def burn_up(seen: Hindsight) -> str | None:
         if fan.moment != "run":
             layers.append(
                 drawing.chart(start)
-                .mark_text(color=INK, align="left", dx=8, dy=9 if fan.moment == "plan" else -7)
+                .mark_text(
+                    color=INK,
+                    align="left" if fan.moment == "plan" else "right",
+                    dx=9 if fan.moment == "plan" else -9,
+                    dy=9 if fan.moment == "plan" else -9,
+                )
                 .encode(x=x, y=y, text="label:N")
             )
     layers.append(drawing.chart(steps).mark_line(color=VALID, interpolate="step-after", strokeWidth=2).encode(x=x, y=y))
@@ -63,9 +68,15 @@ def cost_against_deadline(points: Sequence[DeadlineCost], deadline_days: float |
         return None
     drawing = Drawing("deadline")
     unit, name = _unit(max(point.days for point in kept) * 24)
-    rows = [{"at": point.days * 24 / unit, "usd": point.usd, "label": f"{point.machines} machines"} for point in kept]
+    rows: list[dict[str, Any]] = [
+        {"at": point.days * 24 / unit, "usd": point.usd, "label": f"{point.machines} machines"} for point in kept
+    ]
     base = drawing.chart(rows).encode(
-        x=alt.X("at:Q", title=f"deadline, {name} from the plan", scale=alt.Scale(domainMin=0)),
+        x=alt.X(
+            "at:Q",
+            title=f"deadline, {name} from the plan",
+            scale=alt.Scale(domain=[0, 1.12 * max(float(row["at"]) for row in rows)], nice=False),
+        ),
         y=alt.Y("usd:Q", title="US dollars in all", scale=alt.Scale(zero=False)),
     )
     layers: list[Any] = [
@@ -91,7 +102,7 @@ def fleet(points: Sequence[tuple[float, float]], hours_are: str) -> str | None:
         .mark_area(color=VALID, opacity=0.5, interpolate="step-after", line={"color": VALID})
         .encode(
             x=alt.X("at:Q", title=f"{name} {hours_are}", scale=alt.Scale(domainMin=0, nice=False)),
-            y=alt.Y("running:Q", title="attempts side by side", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("running:Q", title="attempts side by side", axis=alt.Axis(tickMinStep=1), stack=None),
         )
     )
     return drawing.svg(chart.properties(width=WIDTH, height=120))
@@ -122,6 +133,12 @@ def spreads(found: Sequence[Spread]) -> str | None:
 def past_fleet(seen: Hindsight) -> tuple[tuple[float, float], ...]:
     """The attempts that ran side by side, in hours since the first."""
     return tuple(((moment - seen.began).total_seconds() / 3600, float(number)) for moment, number in seen.fleet)
+
+
+def _drawn(fans: Sequence[Foresight]) -> list[Foresight]:
+    """More than one fan from the running campaign would hide the others: the one in the middle."""
+    running = [fan for fan in fans if fan.moment == "run"]
+    return [fan for fan in fans if fan.moment != "run"] + running[len(running) // 2 : len(running) // 2 + 1]
 
 
 def _unit(hours: float) -> tuple[float, str]:
