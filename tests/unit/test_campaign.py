@@ -29,7 +29,14 @@ GPU = MachineType(cpus=8, memory=2**36, gpus=1, gpu_memory=2**34, reference=True
 class Stage:
     """A challenge with `count` submissions and everything a controller needs; what it ran is in `engine.executed`."""
 
-    def __init__(self, folder: Path, count: int = 8, kinds: tuple[str, ...] = ("cpu",), text: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int = 8,
+        kinds: tuple[str, ...] = ("cpu",),
+        text: str = "",
+        place: Path | str | None = None,
+    ) -> None:
         (folder / "data").mkdir()
         (folder / "data" / "a.mp4").write_bytes(b"x")
         (folder / "challenge.toml").write_text(
@@ -38,7 +45,7 @@ class Stage:
         self.challenge: Challenge = load_challenge(folder)
         self.data: PhaseData = record_phase(self.challenge, "test")
         self.objects = ObjectStore(folder / "objects")
-        self.path = folder / "ledger.sqlite"
+        self.path = place or folder / "ledger.sqlite"
         with Ledger.create(self.path, campaign="c", challenge_name="small") as ledger:
             ledger.append([PhaseRecorded(phase="test", data_digest=self.data.digest, files=1)])
             for number in range(count):
