@@ -18,7 +18,10 @@ def machine_types(challenge: Challenge) -> dict[str, MachineType]:
     The engine `local` has this machine, in as many equal parts as it takes attempts side by side.
     """
     if challenge.engine.name != "local":
-        return dict(challenge.machines) or {"local": MachineType(cpus=64, memory=2**40, reference=True, count=1)}
+        # Without rows of its own, an engine has one machine type of this name.
+        count = 1 if challenge.engine.name == "memory" else None
+        unknown = MachineType(cpus=64, memory=2**40, reference=True, count=count)
+        return dict(challenge.machines) or {challenge.engine.machine: unknown}
     hardware = this_machine()
     needs = Needs(challenge.limits.cpus, challenge.limits.memory)
     slots = Slots(replace(hardware, others_bytes=0), challenge.engine.slots).room(needs)
