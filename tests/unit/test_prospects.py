@@ -123,6 +123,8 @@ def test_a_pilot_is_drawn_from_what_was_not_started_and_fits(piloted: Season) ->
         assert set(strata) == {"cpu"}
         assert not set(strata["cpu"]) & HALF
         assert drawing.candidates(challenge, ledger, "test", {}) == {}
+        fewer = drawing.candidates(challenge, ledger, "test", challenge.machines, {"s-001": "It did not reproduce."})
+        assert set(strata["cpu"]) - set(fewer["cpu"]) == {"s-001.test"}
     assert len(set(drawing.draw(strata, 7, seed=0))) == 7
     with pytest.raises(ConfigurationError, match="30 evaluations were not started"):
         drawing.draw(strata, 31, seed=0)

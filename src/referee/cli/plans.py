@@ -15,6 +15,7 @@ from referee.cli.app import HERE, INTERRUPTED, AsJson, Folder, app
 from referee.cli.campaigns import Yes, evaluate, refuse_unfit_host
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger, PilotDrawn, queries
+from referee.reproductions import kept_off
 from referee.units import format_duration, parse_duration, parse_usd
 from referee.workspace import Workspace
 
@@ -65,7 +66,7 @@ def pilot(
     workspace = Workspace.open(challenge)
     name = _phase(workspace.challenge, phase)
     with workspace.ledger() as ledger:
-        chosen = _pilot(workspace.challenge, ledger, name, fraction, count, seed)
+        chosen = _pilot(workspace, ledger, name, fraction, count, seed)
         kinds = {f"{row.submission}.{name}": row.kind for row in queries.submissions(ledger)}
         earlier = drawing.drawn(ledger, name)
     there = fleet.machine_types(workspace.challenge)
@@ -196,7 +197,7 @@ def _phase(challenge: Challenge, phase: str | None) -> str:
 
 
 def _pilot(
-    challenge: Challenge, ledger: Ledger, phase: str, fraction: str | None, count: int | None, seed: int
+    workspace: Workspace, ledger: Ledger, phase: str, fraction: str | None, count: int | None, seed: int
 ) -> tuple[str, ...]:
     """The pilot that was drawn before, grown to what is asked for; or a new one."""
     from referee.planning.pilot import pilot_count  # noqa: PLC0415 - brings scipy, which few commands need
@@ -210,7 +211,8 @@ def _pilot(
     already = earlier.evaluations if earlier else ()
     if fraction is None and count is None and already:
         return already
-    strata = drawing.candidates(challenge, ledger, phase, fleet.machine_types(challenge))
+    machines, held = fleet.machine_types(workspace.challenge), kept_off(workspace, ledger, phase)
+    strata = drawing.candidates(workspace.challenge, ledger, phase, machines, held)
     size = len(already) + sum(len(members.keys() - set(already)) for members in strata.values())
     wanted = pilot_count(size, fraction=_share(fraction, "--fraction") if fraction is not None else None, count=count)
     if wanted <= len(already):

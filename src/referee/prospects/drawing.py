@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -34,11 +34,16 @@ class _Wanted:
 
 
 def candidates(
-    challenge: Challenge, ledger: Ledger, phase: str, machines: Mapping[str, MachineType]
+    challenge: Challenge,
+    ledger: Ledger,
+    phase: str,
+    machines: Mapping[str, MachineType],
+    held: Collection[str] = (),
 ) -> dict[str, dict[str, float | None]]:
     """Whom a pilot is drawn from: by kind, the evaluations that were not started, with recorded public runtimes.
 
-    Of equal images only the one that is run, where the challenge runs them once; no kind that fits no machine.
+    Of equal images only the one that is run, where the challenge runs them once; no kind that fits no machine,
+    and no submission that is held off the phase.
     """
     known = {row.submission: row for row in queries.evaluations(ledger, phase)}
     wanted = [
@@ -50,6 +55,7 @@ def candidates(
             row.public_runtime_seconds,
         )
         for row in queries.submissions(ledger)
+        if row.submission not in held
         if row.submission not in known or known[row.submission].verdict is None
     ]
     first = originals(wanted) if challenge.duplicates == "run_once" else {}
