@@ -111,6 +111,7 @@ class Workspace:
         try:
             return self._checked(Ledger.open(self.ledger_place), must_be_known=True)
         except MissingLedgerError:
+            self._refuse_a_second_ledger()
             campaign = secrets.token_hex(8)
         if self.challenge.ledger.url is not None:
             # Written first, so that a creation that was interrupted is known as this folder's own.
@@ -132,6 +133,19 @@ class Workspace:
     @property
     def _campaign_file(self) -> Path:
         return self.state / "campaign"
+
+    def _refuse_a_second_ledger(self) -> None:
+        """Whoever declares another place in challenge.toml, and does not move the ledger, wants no empty one there."""
+        if self.challenge.ledger.url is None and self._campaign_file.exists():
+            raise ConflictError(
+                "This challenge's ledger is in a database, and [ledger] in challenge.toml does not name it any more.",
+                hint="Put `url` back; to move the ledger into a file, use `referee ledger migrate --to sqlite`.",
+            )
+        if self.challenge.ledger.url is not None and self.ledger_file.exists():
+            raise ConflictError(
+                f"This challenge has a ledger in {self.ledger_file}, and none where [ledger] in challenge.toml says.",
+                hint="Take `url` out of challenge.toml again, and move it with `referee ledger migrate --to URL`.",
+            )
 
     def _note_campaign(self, campaign: str) -> None:
         """Write down whose folder this is, unless that was done before."""
