@@ -18,6 +18,7 @@ from referee.errors import ConfigurationError
 from referee.ledger import Ledger, queries
 from referee.ledger.schema import EVALUATIONS, SCORES
 from referee.predictions import Labels, PredictionError, read_labels, read_predictions
+from referee.scoring.boards import metric_in_force
 from referee.scoring.metric import find_metric
 from referee.verdicts import Verdict
 
@@ -102,7 +103,8 @@ def _recompute(archive: Archive, ledger: Ledger, phase: str, path: Path) -> Reco
     wanted = {(score.predictions_digest, score.metric, score.epsilon) for score in scores}
     sealed = queries.seals(ledger).get(phase)
     forgotten = [row for name, row in official.items() if name not in scored] if scored & official.keys() else []
-    primary = challenge.metric.name, challenge.metric.epsilon
+    choice = metric_in_force(challenge, ledger, phase)
+    primary = choice.name, choice.epsilon
     if not (sealed and sealed.sealed):
         wanted |= {(str(row.predictions_digest), *primary) for row in forgotten}
     by_file: dict[str, list[tuple[str, float]]] = {}
@@ -123,13 +125,15 @@ def _recompute(archive: Archive, ledger: Ledger, phase: str, path: Path) -> Reco
 
 def _scores(ledger: Ledger, phase: str, labels: Labels, challenge: Challenge) -> tuple[list[_Score], int]:
     query = select(SCORES).join(EVALUATIONS).where(EVALUATIONS.c.phase == phase)
+    # Ledgers of older versions do not say it with the score, and the challenge may have been changed since.
+    in_force = metric_in_force(challenge, ledger, phase).epsilon
     found, others = [], 0
     with ledger.read() as connection:
         for row in connection.execute(query.order_by(SCORES.c.evaluation, SCORES.c.metric, SCORES.c.rejudging)):
             if row.labels_digest != labels.digest:
                 others += 1
                 continue
-            epsilon = challenge.metric.epsilon if row.epsilon is None else float(row.epsilon)
+            epsilon = in_force if row.epsilon is None else float(row.epsilon)
             found.append(_Score(row.evaluation, row.metric, row.value, row.predictions_digest, epsilon))
     return found, others
 
