@@ -50,7 +50,7 @@ def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def piloted(challenge: Path) -> tuple[Path, Any]:
     refused(challenge, "pilot", "--count", "4", says="at most $0.01", hint="-y")
     found = json.loads(referee(challenge, "pilot", "--count", "4", "--json", "-y"))
-    return challenge, found
+    return challenge, found | {"status": as_json(challenge, "status"), "told": referee(challenge, "status")}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,16 @@ def test_a_pilot_runs_a_sample_and_says_what_it_has_learned(piloted: tuple[Path,
     assert lesson["start_up_seconds"] > 0
     assert lesson["item_seconds"] > 0
     assert lesson["memory_bytes"] > 0
+
+
+def test_status_forecasts_end_and_cost_and_says_whether_anything_is_at_risk(piloted: tuple[Path, Any]) -> None:
+    _, found = piloted
+    forecast = found["status"]["forecasts"]["private_test"]
+    assert (forecast["ended"], forecast["at_risk"]) == (4, False)
+    assert forecast["machine_hours"] == sorted(forecast["machine_hours"])
+    assert forecast["end"] == sorted(forecast["end"])
+    assert forecast["probability_in_budget"] == 1.0
+    assert "not at risk; the budget holds with a probability of 100%" in found["told"]
 
 
 def test_a_pilot_that_has_ended_is_not_run_again(piloted: tuple[Path, Any]) -> None:
