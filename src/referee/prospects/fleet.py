@@ -44,7 +44,12 @@ def fleet(challenge: Challenge) -> Catalogue:
 
 def everything(challenge: Challenge | None, shipped: str) -> Catalogue:
     """Own machines and partitions first, then the types of a shipped table."""
-    own = machine_types(challenge) | challenge.machines if challenge else {}
+    own: dict[str, MachineType] = {}
+    if challenge is not None:
+        # A cluster's own machine type is not known here unless the challenge describes it.
+        described = challenge.engine.name in {"local", "memory"} or challenge.machines
+        own = machine_types(challenge) if described else {}
+        own |= {name: each for name, each in challenge.machines.items() if name not in own}
     return shipped_catalogue(shipped).joined(own_offers(own))
 
 
