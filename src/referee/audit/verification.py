@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ _LINE_BYTES = 2**20
 _CHAIN_BYTES = 2**30  # some twenty times that of 4,200 submissions on two phases
 _MAX_EVENTS = 2_000_000
 _SHOWN = 120
+_LABELS = ("attempt", "evaluation", "submission", "rejudging", "series", "phase", "node", "seq")
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -200,15 +202,33 @@ def _compare(archive: Archive, name: str, lines: Iterable[bytes]) -> None:
         if is_there is None:
             raise wrong(f"{name} in the bundle: row {number} is missing: {_shown(follows)}")
         if is_there + b"\n" != follows:
-            raise wrong(
-                f"{name} in the bundle: row {number} is not what follows from the ledger: "
-                f"it says {_around(is_there, follows)} in place of {_around(follows, is_there)}"
-            )
+            how = _difference(is_there, follows)
+            raise wrong(f"{name} in the bundle: row {number} is not what follows from the ledger: {how}.")
 
 
 def _shown(line: bytes) -> str:
     text = line.decode("ascii", "backslashreplace").strip()
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")[1:-1] + "."
+
+
+def _difference(is_there: bytes, follows: bytes) -> str:
+    """How a row differs from what it should be: by field where both are rows of one table, else by its text."""
+    row, found = _fields(follows), _fields(is_there)
+    changed = [name for name in row if found[name] != row[name]] if row.keys() == found.keys() else []
+    if not changed:
+        return f"it says {_around(is_there, follows)} in place of {_around(follows, is_there)}"
+    field = changed[0]
+    label = next((str(row[name]) for name in _LABELS if row.get(name)), "it")
+    shown = f"{json.dumps(found[field])[:_SHOWN]} in place of {json.dumps(row[field])[:_SHOWN]}"
+    return f"of {label}, {field} is {shown}"
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}  # a board's lines are no rows, and a stranger's need not be
+    return value if isinstance(value, dict) else {}
 
 
 def _around(line: bytes, other: bytes) -> str:
