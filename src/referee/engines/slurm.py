@@ -183,7 +183,10 @@ class SlurmEngine:
             HostError: if Slurm has been silent for too long.
         """
         self._refresh()
-        return [self._observe(job) for job in jobs]
+        entries: dict[str, list[_Entry]] = defaultdict(list)
+        for entry in self._entries.values():
+            entries[entry.attempt].append(entry)
+        return [self._observe(job, entries[job.attempt]) for job in jobs]
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """End the jobs: Slurm asks first, and kills after its KillWait."""
@@ -333,8 +336,7 @@ class SlurmEngine:
             reason = child.reason if _word(child.reason) in IMPOSSIBLE else f"WaitedTooLong ({child.reason})"
             self._entries[handle].child = Child(child.wave, child.index, handle, "GIVEN_UP", None, reason)
 
-    def _observe(self, job: Job) -> Observation:
-        entries = [entry for entry in self._entries.values() if entry.attempt == job.attempt]
+    def _observe(self, job: Job, entries: Sequence[_Entry]) -> Observation:
         if not entries:
             return Observation(job, JobState.UNKNOWN, None, "Slurm was never given it.")
         open_entries = [entry for entry in entries if not entry.gone and not _has_ended(entry.child)]

@@ -132,6 +132,8 @@ class _BrokeredBackend:
             raise ObjectStoreError(
                 "The user's process that reaches the object store is gone.", hint="Look at the job's log."
             ) from error
+        if descriptor is not None and ("error" in answer or request["do"] != "open"):
+            os.close(descriptor)  # nobody asked for it
         if "error" in answer:
             kind = _ERRORS.get(str(answer["error"]), ObjectStoreError)
             raise kind(str(answer.get("message")), hint=str(answer.get("hint", "")))

@@ -166,5 +166,5 @@ def _size(place: Path) -> int:
 def _require_plain(name: str) -> None:
     """A list of files is an operator's word, and the worker is root: no name may lead out of the folder."""
     parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or str(parts) != name or "\0" in name or {"..", "."} & set(parts.parts):
+    if not parts.parts or parts.is_absolute() or str(parts) != name or "\0" in name or {"..", "."} & set(parts.parts):
         raise StagingError(f"{name!r} is not the name of a file of a phase.", hint="Record the phase anew.")
