@@ -169,6 +169,10 @@ def test_every_smoke_run_comes_before_any_full_run_and_what_fails_there_ends_the
     assert rows["s-003"].final
     assert "smoke" in rows["s-003"].reason
     assert all(row.attempt == f"{row.evaluation}.2" for name, row in rows.items() if name != "s-003")
+    before = stage.attempts()
+    with Ledger.open(stage.path) as ledger:
+        ledger.rebuild()
+    assert stage.attempts() == before
 
 
 def test_a_smoke_run_is_never_taken_for_a_result(tmp_path: Path) -> None:
@@ -226,6 +230,9 @@ def test_of_equal_images_one_is_run_and_the_others_get_its_result_with_the_link(
     for row in rows.values():
         assert (row.verdict, row.attempt, row.predictions_digest) == (own.verdict, own.attempt, own.predictions_digest)
         assert row is own or (row.copied_from == own.evaluation and own.submission in row.reason)
+    with Ledger.open(stage.path) as ledger:
+        ledger.rebuild()
+    assert evaluations(stage) == rows
 
 
 def test_copies_of_what_failed_fail_and_all_are_reopened_together(tmp_path: Path) -> None:

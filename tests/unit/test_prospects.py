@@ -131,6 +131,17 @@ def test_a_pilot_is_drawn_from_what_was_not_started_and_fits(piloted: Season) ->
     assert drawing.most_that_it_costs(challenge, challenge.machines, 10) == Decimal("12.00")  # 10 x 2 h x $0.60
 
 
+def test_what_still_runs_is_not_drawn_again(tmp_path: Path) -> None:
+    season = Season(tmp_path, lengths(12))
+    season.run(until=5)
+    challenge = season.stage.challenge
+    with season.ledger() as ledger:
+        strata = drawing.candidates(challenge, ledger, "test", challenge.machines)
+        running = {row.evaluation for row in queries.open_attempts(ledger, "test")}
+    assert running
+    assert not running & set(strata["cpu"])
+
+
 def test_a_pilot_runs_on_every_machine_type_and_measures_their_speed(tmp_path: Path) -> None:
     season = Season(tmp_path, lengths(60, sigma=0.3), TWO_TYPES)
     challenge = season.stage.challenge
