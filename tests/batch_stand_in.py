@@ -413,6 +413,26 @@ class BatchStandIn:
                 self._end(job, self._clock(), None, request["reason"])
         return {}
 
+    def _do_DescribeJobQueues(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - AWS's name
+        found = []
+        for name in self.queues:
+            arn = f"arn:aws:batch:{REGION}:{ACCOUNT}:job-queue/{name}"
+            order = [{"order": 1, "computeEnvironment": arn.replace("job-queue", "compute-environment")}]
+            facts = {"jobQueueName": name, "jobQueueArn": arn, "state": "ENABLED", "status": "VALID", "priority": 1}
+            found.append(facts | {"computeEnvironmentOrder": order})
+        return {"jobQueues": found}
+
+    def _do_DescribeComputeEnvironments(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802 - AWS's name
+        found = []
+        for name, kind in self.queues.items():
+            up = sum(host.queue == name for host in self.living_hosts())
+            arn = f"arn:aws:batch:{REGION}:{ACCOUNT}:compute-environment/{name}"
+            facts = {"computeEnvironmentName": name, "computeEnvironmentArn": arn, "state": "ENABLED"}
+            resources = {"type": "SPOT" if kind.spot else "EC2", "subnets": ["subnet-1"], "minvCpus": 0}
+            resources |= {"desiredvCpus": up * kind.vcpus, "maxvCpus": kind.most * kind.vcpus}
+            found.append(facts | {"status": "VALID", "computeResources": resources})
+        return {"computeEnvironments": found}
+
     def _named(self, name: str) -> list[Job]:
         job = self.jobs.get(name.rpartition("job/")[2])
         if job is None:
@@ -481,11 +501,15 @@ class _Gate:
     def __init__(self, batch: BatchStandIn) -> None:
         self._batch = batch
         self._moto = DomainDispatcherApplication(create_backend_app)
+        self._turn = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         path, scope = environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION", "")
         if path.startswith("/hosts/"):
             return self._metadata(path, environ, start_response)
+        if "/s3/aws4_request" in scope:
+            with self._turn:  # moto looks whether an object is there, and then writes it; the real service does both
+                return list(self._moto(environ, start_response))
         if "/batch/aws4_request" not in scope and "/ec2/aws4_request" not in scope:
             return self._moto(environ, start_response)
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

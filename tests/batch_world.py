@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +20,7 @@ import boto3
 
 from batch_stand_in import REGION, BatchStandIn, Host, Kind, serving
 from referee.challenge import MachineType
+from referee.cloud.alarms import TOLD
 from referee.engines.aws_batch import AwsBatchEngine, Patience, Stack
 from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_fleet import Fleet
@@ -26,7 +29,6 @@ from worker_world import LIMITS, World, make_world, proofs, watch_leaves
 STACK, NODE_FOLDER = "stand-in", "/var/lib/referee"
 MACHINES = {"c5.large": MachineType(cpus=2, memory=4 * 2**30, price=Decimal("0.085"), reference=True)}
 KIND = Kind(vcpus=2, registered_mib=3600, most=1)
-TOLD = ("SUCCEEDED", "FAILED")  # what the stack's rule lets through
 DEFINITION = {
     "jobDefinitionName": f"{STACK}-worker",
     "type": "container",
@@ -78,6 +80,26 @@ class BatchWorld:
         return [host.folder for host in self.batch.hosts]
 
 
+def tell(events_url: str, events: list[dict[str, Any]]) -> None:
+    """Hand state changes to a queue, those that the stack's rule lets through."""
+    events = [event for event in events if event["detail"]["status"] in TOLD]
+    for begin in range(0, len(events), 10):
+        entries = [
+            {"Id": str(number), "MessageBody": json.dumps(event)}
+            for number, event in enumerate(events[begin : begin + 10])
+        ]
+        _sqs().send_message_batch(QueueUrl=events_url, Entries=entries)
+
+
+def _sqs() -> Any:
+    return _clients(os.environ["AWS_ENDPOINT_URL"])
+
+
+@functools.cache
+def _clients(_url: str) -> Any:
+    return boto3.client("sqs")
+
+
 @contextlib.contextmanager
 def batch_world(
     folder: Path, queues: dict[str, Kind] | None = None, *, proven: bool = True, ticking: bool = True, **settings: Any
@@ -94,19 +116,8 @@ def batch_world(
     keys = {"AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in", "AWS_DEFAULT_REGION": REGION}
     with serving(batch, ticking=ticking) as url, patch.dict(os.environ, keys | {"AWS_ENDPOINT_URL": url}):
         boto3.client("batch").register_job_definition(**DEFINITION)
-        sqs = boto3.client("sqs")
-        events_url = sqs.create_queue(QueueName=f"{STACK}-events")["QueueUrl"]
-
-        def tell(events: list[dict[str, Any]]) -> None:
-            events = [event for event in events if event["detail"]["status"] in TOLD]
-            for begin in range(0, len(events), 10):
-                entries = [
-                    {"Id": str(number), "MessageBody": json.dumps(event)}
-                    for number, event in enumerate(events[begin : begin + 10])
-                ]
-                sqs.send_message_batch(QueueUrl=events_url, Entries=entries)
-
-        batch.events = tell
+        events_url = boto3.client("sqs").create_queue(QueueName=f"{STACK}-events")["QueueUrl"]
+        batch.events = partial(tell, events_url)
         made = BatchWorld(world, batch, events_url)
         made.engine().bring(world.data)
         try:

@@ -334,8 +334,11 @@ class AwsBatchEngine:
 
         A machine on which another attempt runs is left to it.
         """
+        if not nodes:
+            return
+        self._following.look_at_running()
         running = [name for name, places in self._arrays_of.items() if any(_runs(*place) for place in places)]
-        busy = {self._node_of(attempt) for attempt in running} if nodes else set()
+        busy = {self._node_of(attempt) for attempt in running}
         bad = [node for node in sorted(nodes) if node.startswith("i-") and node not in busy | self._thrown_away]
         if bad:
             with contextlib.suppress(HostError):  # it may be gone already
@@ -351,7 +354,7 @@ class AwsBatchEngine:
             moved[array.queue] = max(moved.get(array.queue, 0.0), array.moved_at)
         for array in list(self._following.arrays.values()):
             waiting = [child for child in array.children if child.state == WAITING]
-            if not waiting or array.count(RUNNING):
+            if not waiting or array.count(RUNNING) or array.running:
                 continue
             said = next((child.reason for child in waiting if child.reason), "")
             impossible = said.startswith(_IMPOSSIBLE)

@@ -23,7 +23,7 @@ _THROTTLED = {"TooManyRequestsException", "ThrottlingException", "Throttling", "
 _SUBMISSION_TRIES = 8
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 20.0
-_MESSAGES = 10  # SQS gives no more in one answer
+MESSAGES = 10  # SQS gives no more in one answer
 
 
 class UnansweredError(HostError):
@@ -138,7 +138,7 @@ class BatchCalls:
 
     def messages(self, queue_url: str) -> list[dict[str, Any]]:
         """ReceiveMessage: at most ten events, which are deleted from the queue."""
-        request = {"QueueUrl": queue_url, "MaxNumberOfMessages": _MESSAGES, "WaitTimeSeconds": self._event_seconds}
+        request = {"QueueUrl": queue_url, "MaxNumberOfMessages": MESSAGES, "WaitTimeSeconds": self._event_seconds}
         answer = _asked("ReceiveMessage", partial(self._sqs.receive_message, **request))
         received = answer.get("Messages", [])
         if received:

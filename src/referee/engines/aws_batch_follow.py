@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from referee.engines.aws_batch_calls import BatchCalls, RefusedError, UnansweredError
+from referee.engines.aws_batch_calls import MESSAGES, BatchCalls, RefusedError, UnansweredError
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 _STATES = {
@@ -42,6 +42,7 @@ class Array:
     """A submission: an array of children, or one job alone (`size` 1).
 
     Attributes:
+        running: how many children run, as its summary said last.
         moved_at: when a child of it was last seen to go on, or it was submitted; of this process's clock.
     """
 
@@ -51,6 +52,7 @@ class Array:
     moved_at: float
     followed_at: float
     children: list[Child] = field(default_factory=list)
+    running: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -96,6 +98,11 @@ class Following:
             self.arrays[job] = Array(job, queue, size, now, now, [Child() for _ in range(size)])
         return self.arrays[job]
 
+    def look_at_running(self) -> None:
+        """Look up exactly which children run now."""
+        for array in [array for array in self.arrays.values() if array.is_live and array.size > 1]:
+            self._answered(partial(self._running_of, array))
+
     def look_now(self) -> None:
         """Look everything up at the next turn."""
         self._look_at = 0.0
@@ -118,10 +125,13 @@ class Following:
             events: list[dict[str, Any]] = []
             self._answered(partial(self._receive, self._events_url, events))
             changed = self._apply(events) or changed
-            if not events:
+            if len(events) < MESSAGES:
                 return changed
 
     # Inside
+
+    def _running_of(self, array: Array) -> bool:
+        return self._apply_summaries(array, self._calls.children(array.id, "RUNNING"))
 
     def _receive(self, url: str, into: list[dict[str, Any]]) -> bool:
         into += self._calls.messages(url)
@@ -160,8 +170,9 @@ class Following:
         statuses: list[str] = []
         if wanted[ENDED] != array.count(ENDED):
             statuses += ["SUCCEEDED", "FAILED"]
-        if wanted[RUNNING] != array.count(RUNNING):
-            statuses += ["RUNNING", "STARTING"]
+        array.running = wanted[RUNNING]
+        if wanted[RUNNING] and not array.count(RUNNING):
+            statuses += ["RUNNING", "STARTING"]  # which ones, roughly: exactly it is asked for where it counts
         if summary.get("RUNNABLE", 0) and not wanted[RUNNING]:
             statuses.append("RUNNABLE")  # nothing of it runs: Batch may say why
         changed = False
