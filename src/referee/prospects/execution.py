@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from referee.challenge import Challenge, MachineType
+from referee.challenge import SPOT, Challenge, MachineType
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger, PlanConfirmed
 from referee.orders import Orders
-from referee.planning.plan import Plan, parse_plan
+from referee.planning.plan import Plan, PoolPlan, parse_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +81,21 @@ def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, M
             f"The plan was made when {plan.started} evaluations had started; now {started} have.", hint=again
         )
     for pool in plan.pools:
-        if pool.machine_type not in machines:
-            raise ConfigurationError(
-                f"The plan wants {pool.machine_type}, which the engine {challenge.engine.name!r} does not have.",
-                hint=f"It has: {', '.join(machines)}. Plan without --machine, or choose another engine.",
-            )
-        if pool.market == "spot":
+        name = _bought(pool)
+        if pool.market == "spot" and name not in machines:
             raise ConfigurationError(
                 f"The plan wants spot capacity of {pool.machine_type}, which the engine {challenge.engine.name!r} does"
                 " not rent.",
                 hint="Plan without --spot.",
             )
-        if pool.usd_per_hour < machines[pool.machine_type].price:
+        if name not in machines:
             raise ConfigurationError(
-                f"{pool.machine_type} costs ${machines[pool.machine_type].price} an hour now, and ${pool.usd_per_hour}"
+                f"The plan wants {pool.machine_type}, which the engine {challenge.engine.name!r} does not have.",
+                hint=f"It has: {', '.join(machines)}. Plan without --machine, or choose another engine.",
+            )
+        if pool.usd_per_hour < machines[name].price:
+            raise ConfigurationError(
+                f"{name} costs ${machines[name].price} an hour now, and ${pool.usd_per_hour}"
                 " in the plan.",
                 hint=again,
             )
@@ -105,7 +106,12 @@ def orders_of(confirmed: Confirmed, challenge: Challenge) -> Orders:
     plan = confirmed.plan
     return Orders(
         shares=plan.assignment,
-        machines={pool.machine_type: pool.machines for pool in plan.pools},
+        machines={_bought(pool): pool.machines for pool in plan.pools},
         since=confirmed.at,
         budget_usd=plan.budget if plan.budget is not None else challenge.budget,
     )
+
+
+def _bought(pool: PoolPlan) -> str:
+    """The name under which an engine has the machine type: spot capacity is a type of its own."""
+    return pool.machine_type + SPOT if pool.market == "spot" else pool.machine_type
