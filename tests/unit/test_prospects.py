@@ -233,6 +233,11 @@ def test_a_confirmed_plan_becomes_the_controllers_orders_and_only_that_plan(pilo
         ):
             with pytest.raises(ConfigurationError, match=said):
                 execution.check(plan.model_copy(update=changed), challenge, "test", challenge.machines, 30)
+        spot = plan.model_copy(update={"pools": (plan.pools[0].model_copy(update={"market": "spot"}),)})
+        name = f"{plan.pools[0].machine_type} (spot)"
+        bought = {**challenge.machines, name: challenge.machines[plan.pools[0].machine_type]}
+        execution.check(spot, challenge, "test", bought, 30)
+        assert set(execution.orders_of(execution.Confirmed(spot, piloted.now), challenge).machines) == {name}
         with ledger.lead() as lease:
             lease.append([execution.confirmation(plan)])
         orders = execution.standing_orders(challenge, ledger, "test", challenge.machines)
