@@ -1,6 +1,6 @@
 """Campaigns on a real Slurm while things break at random: how many faults, and what they did to the board.
 
-`make fire-slurm` runs it. Each round evaluates the same submissions from the same imported state, with faults at random
+`python benchmarks/slurm_fire.py --faults 60` runs it. Each round evaluates the same submissions from the same imported state, with faults at random
 moments, and is compared with an undisturbed campaign on the engine `local`: same board, no attempt or evaluation that
 ended twice, nothing left on the machine. The controller is restarted, and dispatch resumed, as an operator would.
 """
