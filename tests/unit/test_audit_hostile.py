@@ -275,3 +275,9 @@ def test_another_challenge_in_the_chain_ends_in_a_sentence(sample: Sample, conte
     chain = b"".join(contents.chain_lines(chained(events)))
     with pytest.raises(BundleError):
         sample.check(signed(sample.members | {contents.CHAIN: chain}, sample.key))
+
+
+def test_an_event_that_says_the_same_in_other_bytes_is_refused(sample: Sample) -> None:
+    chain = sample.members[contents.CHAIN].replace(b'{"epoch":', b'{"epoch": ', 1)
+    with pytest.raises(BundleError, match=r"Event 1 in ledger\.jsonl .* canonical"):
+        sample.check(signed(sample.members | {contents.CHAIN: chain}, sample.key))
