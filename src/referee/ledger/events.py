@@ -317,9 +317,9 @@ class AttemptFenced(Event, kind="attempt.fenced", by_controller=True):
 class EvaluationEnded(Event, kind="evaluation.ended", by_controller=True):
     """The evaluation's verdict. `attempt` is the one that it rests on; None where none was possible.
 
-    `final` says whether it stands for good (`policy.Finish`) or the operator may reopen it (`policy.AskOperator`); None
-    leaves it to the verdict: valid results and what is the submission's doing are final. `copied_from` is the evaluation
-    of the same image that was run in its stead, whose verdict, attempt and predictions are this one's too.
+    `final` says whether it stands for good (`policy.Finish`) or the operator may reopen it (`policy.AskOperator`);
+    None leaves it to the verdict: valid results and what is the submission's doing are final. `copied_from` is the
+    evaluation of the same image that was run in its stead, whose verdict, attempt and predictions are this one's too.
     """
 
     evaluation: Name
