@@ -1,8 +1,8 @@
 """Campaigns on a real Slurm while things break at random: how many faults, and what they did to the board.
 
-`python benchmarks/slurm_fire.py --faults 60` runs it. Each round evaluates the same submissions from the same imported state, with faults at random
-moments, and is compared with an undisturbed campaign on the engine `local`: same board, no attempt or evaluation that
-ended twice, nothing left on the machine. The controller is restarted, and dispatch resumed, as an operator would.
+`python benchmarks/slurm_fire.py --faults 60`. Each round evaluates the same submissions from the same imported state,
+with faults at random moments, and is compared with an undisturbed one on the engine `local`: the same board, nothing
+that ended twice, nothing left on the machine. The controller is restarted, and dispatch resumed, as an operator would.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The cluster is a real one, the one that the tests use: munge, slurmctld and four slurmd on this machine. At the end the
 board is compared with that of the engine `local`: with that of `make demo`, where it lies in demo/, else with one that
-is made now.
+is made now. A challenge's folder may be given as an argument; it is taken as it lies.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def main() -> None:
         raise SystemExit(f"Slurm is not installed ({', '.join(missing)} missing). Type: scripts/system-packages")
     began = time.monotonic()
     source = Path(sys.argv[1]).absolute() if sys.argv[1:] else DEMO
-    step("Building the example (cached in .cache/)")
-    build = [sys.executable, str(Path(__file__).with_name("build.py"))]
-    subprocess.run([*build, "--into", str(source), "--cache", str(ROOT / ".cache")], check=True)
+    if source == DEMO:
+        step("Building the example (cached in .cache/)")
+        build = [sys.executable, str(Path(__file__).with_name("build.py"))]
+        subprocess.run([*build, "--into", str(source), "--cache", str(ROOT / ".cache")], check=True)
     step("Starting a Slurm cluster of four nodes on this machine")
     with running_cluster(4, cpus=1) as cluster, operator(cluster, source, staging="30m") as user:
         print(cluster.command("sinfo", "-N", "-l"))

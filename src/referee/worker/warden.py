@@ -16,6 +16,7 @@ import gc
 import json
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -127,6 +128,7 @@ class Warden:
     _uids: frozenset[int] = frozenset()
     _guests: list[_Guest] = field(default_factory=list)
     _dirty: set[tuple[Path, str]] = field(default_factory=set)
+    _complained: set[str] = field(default_factory=set)
 
     def serve(self) -> NoReturn:
         """Until it is ended."""
@@ -306,7 +308,9 @@ class Warden:
                 if clear_if_dead(folder, attempt):
                     self._dirty.discard((folder, attempt))
             except (OSError, RefereeError) as error:
-                print(f"warden: cannot clear {attempt} yet: {error}", file=sys.stderr, flush=True)
+                if attempt not in self._complained:
+                    print(f"warden: cannot clear {attempt} yet: {error}", file=sys.stderr, flush=True)
+                self._complained.add(attempt)
 
     def _signal(self, guest: _Guest, number: int) -> None:
         if guest.process >= 0:
@@ -361,6 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigurationError("The warden must be started by root.", hint="See docs/slurm.md.")
         os.umask(0o022)
         os.chdir("/")
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three for each connection, of several users
         settings = load_settings(Path(given[0]))
         settings.node_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         gc.collect()
