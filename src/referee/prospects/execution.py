@@ -95,8 +95,7 @@ def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, M
             )
         if pool.usd_per_hour < machines[name].price:
             raise ConfigurationError(
-                f"{name} costs ${machines[name].price} an hour now, and ${pool.usd_per_hour}"
-                " in the plan.",
+                f"{name} costs ${machines[name].price} an hour now, and ${pool.usd_per_hour} in the plan.",
                 hint=again,
             )
 
