@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
-.PHONY: help demo demo-slurm test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
+.PHONY: help demo demo-slurm demo-aws test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
 	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz
 
 help:  ## what can be made
@@ -33,6 +33,10 @@ demo: $(INSTALLED)  ## the example challenge, end to end, on real video in real 
 demo-slurm: $(DEVELOPING)  ## the example on a Slurm cluster of four nodes, as an ordinary user, while a node is lost
 	@scripts/system-packages --tests
 	@$(BIN)/python $(EXAMPLE)/demo_slurm.py
+
+demo-aws: $(DEVELOPING)  ## the example on a stand-in for AWS Batch, while spot machines are taken back
+	@scripts/system-packages --tests
+	@$(BIN)/python $(EXAMPLE)/demo_aws.py
 
 test: $(DEVELOPING)  ## every check: lint, types, architecture, and all the tests
 	@scripts/system-packages --tests
