@@ -226,6 +226,7 @@ class Campaign:
         adopted = self._engine.adopt(unknown)
         self._note_submitted([job for job in adopted if rows[job.attempt].handle is None])
         self._jobs |= {job.attempt: job for job in adopted}
+        again: list[AttemptSpec] = []
         for name in unknown:
             if name in self._jobs:
                 continue
@@ -234,9 +235,11 @@ class Campaign:
                 # Planned, but no worker ever began: it may or may not have been submitted. Submitting it again is
                 # safe, since of two workers only one gets the claim.
                 if not self._draining and not self.stopped_because:
-                    self._submit(specs)
+                    again += specs
             else:
                 self._end(rows[name], Observation(Job(name, ""), JobState.UNKNOWN, reason=_NO_WORKER))
+        if again:  # together: an engine may take thousands in one submission
+            self._submit(again)
 
     def _stored_specs(self, attempt: str) -> list[AttemptSpec]:
         try:
