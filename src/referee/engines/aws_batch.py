@@ -34,6 +34,7 @@ from referee.worker.phase_files import bring
 NAME = "aws-batch"
 MOST_CHILDREN = 10_000  # of an array; at least 2, so one attempt alone is a job without one
 
+_SHORTEST_PAUSE_SECONDS = 0.05
 _FRESH = "a fresh instance"
 _JOB_PREFIX = "referee-"
 _STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
@@ -212,17 +213,21 @@ class AwsBatchEngine:
 
     def wait(self, seconds: float) -> None:
         """Until a job's state changed, at most so long."""
-        began = self._clock()
-        self._heartbeat.beat(began)
-        if began >= self._note_at:
-            self._note_at = began + self._patience.look
+        deadline = self._clock() + seconds
+        while not self._has_news() and (left := deadline - self._clock()) > 0:
+            self._pause(min(left, max(_SHORTEST_PAUSE_SECONDS, self._listen_at - self._clock())))
+
+    def _has_news(self) -> bool:
+        now = self._clock()
+        self._heartbeat.beat(now)
+        if now >= self._note_at:
+            self._note_at = now + self._patience.look
             self._lives.look()
-        if began >= self._listen_at:
-            self._listen_at = began + self._patience.listen
+        if now >= self._listen_at:
+            self._listen_at = now + self._patience.listen
             if self._following.listen():
-                return
-        if not self._following.refresh():
-            self._pause(max(0.0, min(seconds, self._listen_at - began)))
+                return True
+        return self._following.refresh()
 
     def close(self) -> None:
         """Let go of the engine: jobs are AWS's."""
