@@ -12,8 +12,10 @@ from test_campaign import Stage, ok
 
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign, for_series
-from referee.challenge import Challenge, Limits, MachineType, Phase
+from referee.challenge import Challenge, EngineChoice, Limits, MachineType, Phase
+from referee.cli.campaigns import confirm_further_runs
 from referee.engines.memory import MemoryEngine, Play
+from referee.errors import ConfigurationError
 from referee.ledger import Ledger, SeriesStarted, SubmissionRuled, queries
 from referee.rulings import Ruling
 from referee.verdicts import Verdict
@@ -41,6 +43,19 @@ def run(stage: Stage, engine: MemoryEngine, event: SeriesStarted = SERIES, steps
                 break
             engine.wait(2.0)
         return campaign
+
+
+def test_further_runs_that_cost_money_are_not_started_unasked(stage: Stage) -> None:
+    big = MachineType(cpus=4, memory=2**34, price=Decimal(3600))
+    priced = stage.challenge.model_copy(update={"machines": {"big": big}, "engine": EngineChoice(name="memory")})
+    with Ledger.open(stage.path) as ledger:
+        ledger.append([SERIES])
+        series = queries.series(ledger)
+        with pytest.raises(ConfigurationError, match=r"2 further runs, which cost at most \$154\.00") as refused:
+            confirm_further_runs(priced, ledger, series, yes=False)
+        assert refused.value.hint == "Say yes with -y."
+        confirm_further_runs(priced, ledger, series, yes=True)
+        confirm_further_runs(stage.challenge, ledger, series, yes=False)
 
 
 @pytest.fixture

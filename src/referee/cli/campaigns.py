@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +112,28 @@ def refuse_unfit_host(workspace: Workspace) -> None:
             "This machine cannot run submissions: " + "; ".join(f"{c.name}: {c.seen}" for c in failing) + ".",
             hint="; ".join(check.mend for check in failing),
         )
+
+
+def confirm_further_runs(
+    challenge: Challenge, ledger: Ledger, all_series: Sequence[queries.SeriesRow], yes: bool
+) -> None:
+    """Ask before further runs that cost money: no confirmed plan covers them.
+
+    Raises:
+        ConfigurationError: if the answer is no, or nobody is there to ask.
+    """
+    from referee.prospects import drawing, fleet  # noqa: PLC0415 - brings scipy, which few commands need
+
+    runs, most = 0, Decimal(0)
+    for series in all_series:
+        left = len(series.submissions) - queries.status(ledger, series.phase, series.series).done
+        machines = fleet.machine_types(challenge)
+        if series.machine_type is not None:
+            machines = {name: machine for name, machine in machines.items() if name == series.machine_type}
+        runs += left
+        most += drawing.most_that_it_costs(for_series(challenge, series), machines, left)
+    if most:
+        screen.confirm(f"{runs} further runs, which cost at most ${most:,.2f}. Start them?", yes)
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from referee.challenge import Limits
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, AsJson, Folder, app
-from referee.cli.campaigns import evaluate, refuse_unfit_host
+from referee.cli.campaigns import Yes, confirm_further_runs, evaluate, refuse_unfit_host
 from referee.cli.gate import refuse_sealed
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import Ledger, queries
@@ -40,6 +40,7 @@ def stage_rejudging(
     submission: Annotated[tuple[str, ...], Parameter(negative="", help="Only those of this blind id.")] = (),
     wall_time: Annotated[str | None, Parameter(help="Another limit for the new attempts, such as 40s or 2h.")] = None,
     memory: Annotated[str | None, Parameter(help="Another limit for the new attempts, such as 2GiB.")] = None,
+    yes: Yes = False,
     challenge: Folder = HERE,
     json: AsJson = False,
 ) -> int:
@@ -66,7 +67,7 @@ def stage_rejudging(
     screen.note(
         f"{row.rejudging}: {len(row.submissions)} evaluations on {row.phase} are judged again ({row.selection})."
     )
-    return _go_on(workspace, json=json)
+    return _go_on(workspace, yes=yes, json=json)
 
 
 def _method(*, rerun: bool, rescore: bool, limits: str | None) -> Literal["rerun", "rescore"]:
@@ -98,19 +99,20 @@ def _refuse_unknown(ledger: Ledger, selection: Selection) -> None:
 
 
 @rejudge_app.command(name="run")
-def run_rejudging(*, challenge: Folder = HERE, json: AsJson = False) -> int:
+def run_rejudging(*, yes: Yes = False, challenge: Folder = HERE, json: AsJson = False) -> int:
     """Go on with the staged rejudging after an interruption: run and score what is left of it."""
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         refuse_sealed(ledger, staged_rejudging(ledger).phase)
-    return _go_on(workspace, json=json)
+    return _go_on(workspace, yes=yes, json=json)
 
 
-def _go_on(workspace: Workspace, *, json: bool) -> int:
+def _go_on(workspace: Workspace, *, yes: bool, json: bool) -> int:
     with workspace.ledger() as ledger:
         row = staged_rejudging(ledger)
         if row.method == "rerun" and preview(workspace, ledger, row).waiting:
             series = next(one for one in queries.series(ledger) if one.series == row.rejudging)
+            confirm_further_runs(workspace.challenge, ledger, [series], yes)
             with ledger.lead() as lease:
                 campaign = evaluate(workspace, ledger, lease, row.phase, series=series)
             status = queries.status(ledger, row.phase, row.rejudging)

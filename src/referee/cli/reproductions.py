@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, AsJson, Folder, app
-from referee.cli.campaigns import evaluate, refuse_unfit_host
+from referee.cli.campaigns import Yes, confirm_further_runs, evaluate, refuse_unfit_host
 from referee.cli.gate import refuse_sealed
 from referee.confirmations import begin, conclude, score_series
 from referee.errors import CheckFailedError, ConfigurationError
@@ -38,6 +38,7 @@ def reproduce(
     again: Annotated[
         bool, Parameter(negative="", help="Run what did not reproduce exactly once more, to tell chance from change.")
     ] = False,
+    yes: Yes = False,
     challenge: Folder = HERE,
     json: AsJson = False,
 ) -> int:
@@ -52,6 +53,7 @@ def reproduce(
         scores, files = recorded_facts(ledger, recorded, predictions)
         found = check(workspace, ledger, name, scores, files)
         if again and (series := second_run(ledger, name, found)) is not None:
+            confirm_further_runs(workspace.challenge, ledger, [series], yes)
             if not _run_series(workspace, ledger, series):
                 screen.say("Go on with: referee reproduce --again")
                 return INTERRUPTED
@@ -118,6 +120,7 @@ def confirm(
     machine_type: Annotated[
         str | None, Parameter(help="The one machine type; by default that on which the winner ran.")
     ] = None,
+    yes: Yes = False,
     challenge: Folder = HERE,
     json: AsJson = False,
 ) -> int:
@@ -137,6 +140,7 @@ def confirm(
         name = workspace.phase_or_default(ledger, phase)
         refuse_sealed(ledger, name)
         all_series = begin(workspace, ledger, name, top=top, runs=runs, machine_type=machine_type)
+        confirm_further_runs(workspace.challenge, ledger, all_series, yes)
         for series in all_series:
             if not _run_series(workspace, ledger, series):
                 screen.say(f"Go on with: referee confirm --top {top}")
