@@ -98,7 +98,7 @@ def test_what_fits_no_machine_is_left_out_and_said() -> None:
     groups = [Group("cpu", 15, 1, GIB, 0, 0, {"local": seen}), Group("gpu", 1, 1, GIB, 1, 0, {})]
     plan = make_plan("demo", "private_test", groups, here, Wishes())
     assert plan.evaluations == 15
-    assert "1 gpu evaluations fit no machine type" in " ".join(plan.warnings)
+    assert "1 gpu evaluation fits no machine type" in " ".join(plan.warnings)
     with pytest.raises(ConfigurationError, match="No evaluation fits"):
         make_plan("demo", "private_test", groups[1:], here, Wishes())
 

@@ -338,7 +338,9 @@ def what_if(
             step = min(step_machines, max(option.machines // 4, 1))
             for sign, word in ((step, "more"), (-step, "fewer")):
                 other = replace(option, machines=max(option.machines + sign, 0))
-                fleets[f"{step} {word} {option.name}"] = [other if each is option else each for each in options]
+                fleets[f"{step} {word} {'machine' if step == 1 else 'machines'} of {option.name}"] = [
+                    other if each is option else each for each in options
+                ]
     if bounds.deadline_hours is not None:
         # Three days matter to weeks; to a shorter deadline a quarter of it.
         hours = 72.0 if bounds.deadline_hours >= 240 else bounds.deadline_hours / 4

@@ -277,7 +277,7 @@ class _Planner:
                     continue
                 then = forecast(strata, {**machines, name: count + more}, seed=self.seed, replicates=200)
                 ends = (format_duration(max(each.end_hours.mid, 0.0) * 3600) for each in (then, seen))
-                said.append("With {} {} {} it would end in about {} instead of {}.".format(step, word, name, *ends))
+                said.append("With {} {} of {} it would end in about {} instead of {}.".format(step, word, name, *ends))
         return said
 
     def _usd_per_hour(self, option: str) -> float:
@@ -308,7 +308,8 @@ class _Planner:
 
     def _warnings(self, in_budget: float | None) -> tuple[str, ...]:
         said = [
-            f"{group.size} {group.name} evaluations fit no machine type and are not in the plan."
+            f"{group.size} {group.name} evaluation{' fits' if group.size == 1 else 's fit'} no machine type and"
+            f" {'is' if group.size == 1 else 'are'} not in the plan."
             for group in self.left_out
         ]
         if in_budget is not None and in_budget < self.wishes.confidence:
