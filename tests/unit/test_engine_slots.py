@@ -185,12 +185,13 @@ def test_an_unknown_engine_is_a_mistake_with_its_choices(tmp_path: Path) -> None
 
 
 def test_other_packages_add_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = ["local", "memory", "slurm", "aws-batch"]
     points = [
         EntryPoint("theirs", "referee.engines:_memory", engines.GROUP),
         EntryPoint("broken", "no.such.package:engine", engines.GROUP),
     ]
     monkeypatch.setattr(engines, "entry_points", lambda group, name=None: [p for p in points if name in (None, p.name)])
-    assert engine_names() == ["local", "memory", "broken", "theirs"]
+    assert engine_names() == [*shipped, "broken", "theirs"]
     assert isinstance(create_engine(challenge("theirs", tmp_path), ObjectStore(tmp_path), tmp_path), MemoryEngine)
     with pytest.raises(ConfigurationError, match=r"'broken' of no\.such\.package:engine cannot be loaded"):
         create_engine(challenge("broken", tmp_path), ObjectStore(tmp_path), tmp_path)
