@@ -17,7 +17,7 @@ from cyclopts import App
 
 from audit_world import make_campaign, members, opened, rechained, signed
 from referee.audit import BundleError, parse_anchor, verify_bundle
-from referee.cli import app, main
+from referee.cli import every_command, main
 from referee.errors import ConflictError, LedgerError
 from referee.ledger import ConfirmationRecorded, ConfirmedRun, queries
 from referee.publication import anchor_line, release, write_bundle_of
@@ -60,8 +60,9 @@ LEFT_OUT = {
 PHASED = ([], ["--phase", SEALED], ["--phase", SEALED, "--json"], ["--json"])
 
 
-def commands(application: App = app, prefix: str = "") -> Iterator[str]:
+def commands(application: App | None = None, prefix: str = "") -> Iterator[str]:
     """Every command that can be typed."""
+    application = every_command() if application is None else application
     for name in application:
         if name in {"--help", "-h", "--version"}:
             continue

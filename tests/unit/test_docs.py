@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from referee.cli import app
+from referee.cli import GROUP_OF, every_command
 from referee.policy import document as verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,18 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_every_command_in_the_documentation_is_understood(line: str) -> None:
-    app.parse_args(shlex.split(line)[1:], print_error=False, exit_on_error=False)
+    every_command().parse_args(shlex.split(line)[1:], print_error=False, exit_on_error=False)
+
+
+def test_each_verb_is_found_in_its_group() -> None:
+    # In a process of its own for each, since what one verb imports would serve the next.
+    typed = {name for name in every_command() if not name.startswith("-")}
+    assert set(GROUP_OF) == typed
+    for group in sorted(set(GROUP_OF.values())):
+        verbs = [verb for verb, of in GROUP_OF.items() if of == group]
+        code = f"import referee.cli.{group}; from referee.cli.app import app; print(all(v in app for v in {verbs!r}))"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert found == "True\n", f"not all of {verbs} are in {group}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -43,7 +43,7 @@ Unblind = Annotated[
 HERE = Path()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status. Errors that a person can mend are printed without a traceback."""
     try:
         result = app(arguments, result_action="return_value")

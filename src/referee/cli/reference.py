@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from referee.cli import app
+from referee.cli import every_command
 
 _HEAD = """# The command line
 
@@ -13,5 +13,5 @@ _HEAD = """# The command line
 
 def document() -> str:
     """The reference as Markdown."""
-    text = app.generate_docs(output_format="markdown", heading_level=2, usage_name="referee")
+    text = every_command().generate_docs(output_format="markdown", heading_level=2, usage_name="referee")
     return _HEAD + "\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from referee.scoring.metric import Floats
 from referee.scoring.resampling import Replicates, cluster_sums
@@ -149,6 +148,8 @@ def tie_groups(board: Board, error: float = 0.05) -> Integers:
 
 def _critical(error: float, tests: int, units: int) -> Floats:
     """Holm's two-sided critical values, for the strongest test first; shape (tests,)."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - a quarter of a second, which commands without analysis save
+
     shares = error / 2 / np.arange(tests, 0, -1)
     critical: Floats = -stdtrit(units - 1, shares)
     return critical
@@ -156,6 +157,8 @@ def _critical(error: float, tests: int, units: int) -> Floats:
 
 def _holm_edge(strengths: Floats, error: float, units: int) -> float:
     """The weakest strength that Holm's step-down still rejects; infinite if none is."""
+    from scipy.special import stdtr  # noqa: PLC0415 - the same
+
     falling = -np.sort(-strengths)
     p = 2 * stdtr(units - 1, -falling)
     fails = p > error / np.arange(strengths.size, 0, -1)
