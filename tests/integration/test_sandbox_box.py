@@ -256,6 +256,8 @@ def test_nothing_stays_however_it_ends(world: World, tmp_path: Path, ending: str
             if ending == "interrupt":
                 os.kill(os.getpid(), signal.SIGINT)
 
+        # A test run that a shell started in its background ignores it, and so would this process.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(0.3, late).start()
 
     wall_seconds = 0.5 if ending == "wall_time" else 30
