@@ -259,13 +259,14 @@ class Workspace:
                 hint=f"Change it back, or stage it: `referee rejudge stage --phase {phase} --all --rescore`.",
             )
         sealed = is_sealed(ledger, phase)
-        scoring = self._score_rows(
+        scoring = self.score_rows(
             ledger,
             phase,
             data,
             evaluations=queries.evaluations(ledger, phase),
             attempts=queries.attempts(ledger, phase=phase),
             scores=scored_under_seal(ledger, phase) if sealed else queries.scores(ledger, phase),
+            under_seal=sealed,
         )
         choice = self.challenge.metric
         found: list[Event] = [self.seal_key.seal(event) if sealed else event for event in scoring.events]
@@ -288,40 +289,18 @@ class Workspace:
         choice: MetricChoice | None = None,
         labels_digest: str | None = None,
         rejudging: str | None = None,
+        under_seal: bool = False,
     ) -> Scoring:
         """Score these evaluations of a phase, by default as challenge.toml says; nothing is recorded.
 
-        `labels_digest` names other labels than those that the phase's scores stand under (a rejudging's).
+        `labels_digest` names other labels than those that the phase's scores stand under (a rejudging's). Only a caller
+        that seals what it gets says `under_seal`.
 
         Raises:
             ConflictError: while the phase is sealed.
         """
-        refuse_sealed(ledger, phase)
-        return self._score_rows(
-            ledger,
-            phase,
-            data,
-            evaluations=evaluations,
-            attempts=attempts,
-            scores=scores,
-            choice=choice,
-            labels_digest=labels_digest,
-            rejudging=rejudging,
-        )
-
-    def _score_rows(
-        self,
-        ledger: Ledger,
-        phase: str,
-        data: PhaseData,
-        *,
-        evaluations: Sequence[queries.EvaluationRow],
-        attempts: Sequence[queries.AttemptRow],
-        scores: Sequence[queries.ScoreRow],
-        choice: MetricChoice | None = None,
-        labels_digest: str | None = None,
-        rejudging: str | None = None,
-    ) -> Scoring:
+        if not under_seal:
+            refuse_sealed(ledger, phase)
         digest = labels_digest or str(queries.phases(ledger)[phase].labels_digest)
         return score_evaluations(
             phase,
