@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Literal
 
 from referee.challenge import Frozen
-from referee.errors import ConfigurationError, HostError
+from referee.errors import ConfigurationError
 from referee.images.model import shown
 from referee.images.source import ImageSource, parse_source
+from referee.secret_file import open_secret
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_ROWS = 100_000
@@ -284,25 +285,12 @@ class BlindKey:
             HostError: it cannot be read or made.
             ConfigurationError: it is not a key, or others can read it.
         """
-        try:
-            if not path.exists():
-                _create_secret(path)
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(fd, "rb") as stream:
-                found = os.fstat(stream.fileno())
-                key = stream.read(_KEY_BYTES + 1)
-        except OSError as error:
-            raise HostError(
-                f"The blind key {path} cannot be read or made: {error.strerror}.",
-                hint="Mend its owner and mode (0600).",
-            ) from error
-        if not stat.S_ISREG(found.st_mode) or len(key) != _KEY_BYTES:
+        key = open_secret(path, "blind key", lambda: secrets.token_bytes(_KEY_BYTES))
+        if len(key) != _KEY_BYTES:
             raise ConfigurationError(
                 f"{path} is not a blind key of {_KEY_BYTES} bytes.",
                 hint="Restore it from a backup: with another key every blind id would change.",
             )
-        if found.st_mode & 0o077:
-            raise ConfigurationError(f"{path} can be read by other users.", hint=f"Type `chmod 600 {path}`.")
         return cls(key)
 
     def commitment(self, salt: bytes | None = None) -> tuple[str, str]:
@@ -344,26 +332,3 @@ class BlindKey:
             for length in range(_SHORTEST_ID, _LONGEST_ID + 1):
                 yield f"{letter}-{digits[:length]}"
             turn += 1
-
-
-def _create_secret(path: Path) -> None:
-    """Whole or not at all: written beside it, then linked, which fails if another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as stream:
-            stream.write(secrets.token_bytes(_KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink()

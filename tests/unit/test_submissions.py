@@ -186,6 +186,7 @@ def test_the_key_is_secret_and_made_once(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(ConfigurationError, match="other users"):
         BlindKey.open(path)
+    path.chmod(0o600)
     path.write_bytes(b"short")
     with pytest.raises(ConfigurationError, match="not a blind key"):
         BlindKey.open(path)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
-import secrets
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from referee.errors import ConfigurationError, HostError
+from referee.errors import ConfigurationError
+from referee.secret_file import open_secret
 
 _PREFIX = "ed25519:"
 _PUBLIC = re.compile(r"(?:ed25519:)?([0-9a-f]{64})", re.ASCII)
@@ -38,22 +36,9 @@ class SigningKey:
             HostError: it cannot be read or made.
             ConfigurationError: it is not a key, or others can read it.
         """
+        text = open_secret(path, "signing key", _new_key)
         try:
-            if not path.exists():
-                _create(path)
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                text = file.read(_MAX_KEY_BYTES)
-        except OSError as error:
-            raise HostError(
-                f"The signing key {path} cannot be read or made: {error.strerror}.",
-                hint="Mend its owner and mode (0600).",
-            ) from error
-        if mode & 0o077:
-            raise ConfigurationError(f"{path} can be read by other users.", hint=f"Type `chmod 600 {path}`.")
-        try:
-            key = serialization.load_pem_private_key(text, password=None) if stat.S_ISREG(mode) else None
+            key = serialization.load_pem_private_key(text, password=None)
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
@@ -116,27 +101,7 @@ def short(digest: bytes) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def _create(path: Path) -> None:
-    """Whole or not at all: written beside it, then linked, which fails if another process was first."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(
-                Ed25519PrivateKey.generate().private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                )
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink()
+def _new_key() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

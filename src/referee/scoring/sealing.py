@@ -8,18 +8,18 @@ scores that were sealed can be opened, and anybody can check that they were.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from referee.errors import ConfigurationError, ConflictError, HostError
+from referee.errors import ConfigurationError, ConflictError
 from referee.ledger import EvaluationScored, EvaluationSealed, Ledger, queries
 from referee.ledger.chain import canonical_json
 from referee.ledger.queries import ScoreRow
 from referee.ledger.seals import score_commitment
+from referee.secret_file import open_secret
 
 _SALT_BYTES = 32
 
@@ -57,16 +57,7 @@ class SealKey:
             HostError: it cannot be read or made.
             ConfigurationError: it is not a key, or others can read it.
         """
-        try:
-            if not path.exists():
-                _create(path)
-            mode, key = path.stat().st_mode, path.read_bytes()[:100]
-        except OSError as error:
-            raise HostError(
-                f"The seal key {path} cannot be read or made: {error.strerror}.", hint="Mend its owner and mode (0600)."
-            ) from error
-        if mode & 0o077:
-            raise ConfigurationError(f"{path} can be read by other users.", hint=f"Type `chmod 600 {path}`.")
+        key = open_secret(path, "seal key", Fernet.generate_key)
         try:
             return cls(key.strip())
         except ValueError as error:
@@ -145,20 +136,3 @@ def _commitment(opened: EvaluationScored) -> str:
         scorer_version=opened.scorer_version,
         epsilon=opened.epsilon,
     )
-
-
-def _create(path: Path) -> None:
-    """Whole or not at all: written beside it, then linked, which fails if another process was first."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Fernet.generate_key())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        temporary.unlink()

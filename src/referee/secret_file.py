@@ -1,0 +1,64 @@
+"""A secret in a file that only this user can read: made whole or not at all, read without following links."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from referee.errors import ConfigurationError, HostError
+
+_MAX_BYTES = 4096
+
+
+def open_secret(path: Path, what: str, make: Callable[[], bytes]) -> bytes:
+    """The secret in `path`, made if there is none; empty if what is there is no ordinary file.
+
+    Args:
+        path: where it lies.
+        what: what it is called in errors, such as "signing key".
+        make: gives a new one, of at most 4096 bytes.
+
+    Raises:
+        HostError: it cannot be read or made.
+        ConfigurationError: others can read it.
+    """
+    try:
+        if not path.exists():
+            _create(path, make())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            found = file.read(_MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
+    except OSError as error:
+        raise HostError(
+            f"The {what} {path} cannot be read or made: {error.strerror}.", hint="Mend its owner and mode (0600)."
+        ) from error
+    if found and mode & 0o077:
+        raise ConfigurationError(f"{path} can be read by other users.", hint=f"Type `chmod 600 {path}`.")
+    return found
+
+
+def _create(path: Path, secret: bytes) -> None:
+    """Written beside it, then linked, which fails if another process was first: then the other's counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink()
