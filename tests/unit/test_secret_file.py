@@ -31,7 +31,9 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [BlindKey, SealKey, SigningKey])
-def test_no_key_is_read_through_a_link_or_from_what_is_no_file(key: type[BlindKey | SealKey | SigningKey], tmp_path: Path) -> None:
+def test_no_key_is_read_through_a_link_or_from_what_is_no_file(
+    key: type[BlindKey | SealKey | SigningKey], tmp_path: Path
+) -> None:
     real = tmp_path / "real.key"
     key.open(real)
     link = tmp_path / "link.key"
