@@ -237,7 +237,11 @@ def test_each_changed_row_is_found_and_named_though_all_was_signed_again(
     with pytest.raises(BundleError) as caught:
         audited.check(signed(forged, stranger))
     said = caught.value.message
-    assert name in said or (name == contents.CHAIN and re.search(r"[Ee]vent \d+", said)), said
+    if name == contents.CHAIN and new == rows[:-1]:
+        # A chain that ends earlier is a sound chain: what is wrong is what claims to follow from it.
+        assert "is not what follows from the ledger" in said, said
+    else:
+        assert name in said or (name == contents.CHAIN and re.search(r"[Ee]vent \d+", said)), said
     with pytest.raises(BundleError, match="not with the key that you gave"):
         audited.check(signed(forged, stranger), key=audited.key.public)
 

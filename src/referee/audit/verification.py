@@ -315,7 +315,10 @@ def _check_anchors(
             raise wrong(f"{contents.ANCHORS} in the bundle: row {number} is of no anchor in the ledger.")
         labels = {phase: at_anchor[seq].get(phase) for phase in event.data}
         if labels_commitment(salt, labels) != event.labels:
-            raise wrong(f"The anchor in event {seq} does not commit to the labels that the ledger held then.")
+            raise wrong(
+                f"{contents.ANCHORS} in the bundle: with row {number} the anchor in event {seq} does not commit to the"
+                " labels that the ledger held then."
+            )
         salts.append((seq, salt))
     if [seq for seq, _ in salts] != sorted(by_seq):
         raise wrong(f"{contents.ANCHORS} in the bundle does not list every anchor in the ledger once, in order.")
