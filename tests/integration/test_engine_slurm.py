@@ -324,16 +324,27 @@ def test_without_a_warden_the_attempt_is_lost_with_the_reason(place: tuple[World
 # Attacks on the warden
 
 
-def _ask(place: Path, message: bytes, *, uid: int = UID, send_socket: bool = True) -> dict[str, object]:
+def _ask(
+    place: Path, message: bytes, *, uid: int = UID, send_socket: bool = True, pause_seconds: float = 0.0
+) -> dict[str, object]:
     """What the warden answers a process that is in no job."""
     program = (
-        "import os, socket, sys\n"
+        "import os, socket, sys, time\n"
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1])\n"
+        "time.sleep(float(sys.argv[4]))\n"
         "a, b = socket.socketpair()\n"
         "socket.send_fds(s, [sys.argv[2].encode()], [b.fileno()] if sys.argv[3] else [])\n"
         "print(s.recv(65536).decode())\n"
     )
-    words = ["/usr/bin/python3", "-c", program, str(place), message.decode(), "yes" if send_socket else ""]
+    words = [
+        "/usr/bin/python3",
+        "-c",
+        program,
+        str(place),
+        message.decode(),
+        "yes" if send_socket else "",
+        str(pause_seconds),
+    ]
     done = subprocess.run(
         words, capture_output=True, text=True, user=uid, group=uid, extra_groups=[], cwd="/", check=True, timeout=30
     )
@@ -355,6 +366,37 @@ def test_the_warden_serves_nobody_outside_of_a_job(place: tuple[World, Make]) ->
 def test_the_warden_serves_only_those_who_are_named(place: tuple[World, Make]) -> None:
     world, _ = place
     assert "not among the users" in str(_ask(world.folder / "warden.sock", REQUEST, uid=65533)["refused"])
+
+
+def test_who_is_refused_reads_why_however_late_he_asks(place: tuple[World, Make]) -> None:
+    """A stranger who is answered before he asked may find the connection reset instead of the answer."""
+    world, _ = place
+    answer = _ask(world.folder / "warden.sock", REQUEST, uid=65533, pause_seconds=0.5)
+    assert "not among the users" in str(answer["refused"])
+
+
+def test_strangers_who_say_nothing_do_not_pile_up(place: tuple[World, Make]) -> None:
+    world, _ = place
+    program = (
+        "import socket, sys\n"
+        "def connect():\n"
+        "    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1]); return s\n"
+        "first, *others = [connect() for _ in range(100)]\n"
+        "print(first.recv(65536).decode())\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", program, str(world.folder / "warden.sock")],
+        capture_output=True,
+        text=True,
+        user=65533,
+        group=65533,
+        extra_groups=[],
+        cwd="/",
+        check=False,
+        timeout=30,
+    )
+    assert "not among the users" in done.stdout, done.stderr
+    assert "no Slurm job's control groups" in str(_ask(world.folder / "warden.sock", REQUEST)["refused"])
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ _WORDS_BYTES = 4096
 _GRACE_SECONDS = 20.0
 _SWEEP_SECONDS = 0.2
 _BROKEN = 70
+_TURNED_AWAY = 64
 
 
 class WardenSettings(Frozen):
@@ -117,6 +118,7 @@ class _Guest:
     words: int = -1
     said: bytes = b""
     deadline: float | None = None
+    unwelcome: str = ""
     gone: bool = False
 
 
@@ -178,11 +180,20 @@ class Warden:
         uid = int.from_bytes(credentials[4:8], sys.byteorder)
         guest = _Guest(connection, uid)
         if uid not in self._uids:
-            self._refuse(guest, "You are not among the users of this warden. Ask the administrator.")
+            guest.unwelcome = "You are not among the users of this warden. Ask the administrator."
         elif sum(other.uid == uid for other in self._guests) >= self.settings.connections:
-            self._refuse(guest, "You have too many connections.")
-        else:
-            self._guests.append(guest)
+            guest.unwelcome = "You have too many connections."
+        self._guests.append(guest)
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """The unwelcome are told why when they have asked: closed before, they would see a connection that was reset.
+
+        Who asks nothing is forgotten when others come.
+        """
+        unwelcome = [guest for guest in self._guests if guest.unwelcome and not guest.gone]
+        for guest in unwelcome[:-_TURNED_AWAY]:
+            self._refuse(guest, guest.unwelcome)
 
     def _listen(self, guest: _Guest) -> None:
         """A request, the wish to stop, or the end of the connection."""
@@ -208,6 +219,9 @@ class Warden:
                 os.close(descriptor)
 
     def _start(self, guest: _Guest, message: bytes, descriptors: list[int]) -> None:
+        if guest.unwelcome:
+            self._refuse(guest, guest.unwelcome)
+            return
         try:
             request = Request.model_validate_json(message)
             if not request.attempt:
