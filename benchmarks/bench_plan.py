@@ -148,6 +148,8 @@ def replay() -> dict[str, Any]:
         "dfdc_policy_usd": waste["0.00"]["article_usd"],
         "dfdc_referee_usd": {key: row["referee_usd"] for key, row in waste.items()},
         "dfdc_clairvoyant_usd": {key: row["clairvoyant_usd"] for key, row in waste.items()},
+        "dfdc_referee_without_c5a_usd": {key: row["without_c5a"]["referee_usd"] for key, row in waste.items()},
+        "dfdc_clairvoyant_without_c5a_usd": {key: row["without_c5a"]["clairvoyant_usd"] for key, row in waste.items()},
         "dfdc_spot_usd": found["spot_usd"],
         "dfdc_on_demand_usd": found["on_demand_with_overhead_usd"],
     }

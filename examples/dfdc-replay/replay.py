@@ -27,7 +27,7 @@ from workload import (
 from referee.planning.assignment import Bounds, Need, Option, assign
 from referee.planning.catalogue import HISTORICAL, shipped_catalogue
 from referee.planning.interval import Interval, Part, total_law
-from referee.planning.pilot import allocate
+from referee.planning.pilot import PROBES_OF_A_KIND, allocate
 from referee.planning.simulation import Pool, simulate
 from referee.planning.spot import best_purchase
 
@@ -35,7 +35,20 @@ Floats = NDArray[np.float64]
 
 CATALOGUE = shipped_catalogue(HISTORICAL)
 PRICE = {name: float(offer.price) for name, offer in CATALOGUE.offers.items()}
-T4, V100, CPU4, CPU16, ARTICLE_CPU = "g4dn.xlarge", "p3.2xlarge", "c5.xlarge", "c5.4xlarge", "c4.4xlarge"
+T4, V100, ARTICLE_CPU = "g4dn.xlarge", "p3.2xlarge", "c4.4xlarge"
+
+
+@dataclass(frozen=True)
+class Cpus:
+    """The family of machines without GPUs that Referee rents: one with four vCPUs, one with sixteen."""
+
+    four: str
+    sixteen: str
+
+
+# A core of c5a (AMD EPYC of 2019) is taken to be at least as fast as one of c4 (Intel Haswell of 2014), as c5's is; the
+# pilot's probes would measure both. All figures are also given without c5a.
+C5A, C5 = Cpus("c5a.xlarge", "c5a.4xlarge"), Cpus("c5.xlarge", "c5.4xlarge")
 ARTICLE = {FITS_T4: T4, NEEDS_MORE: V100, CPU_SERIAL: ARTICLE_CPU, CPU_SCALES: ARTICLE_CPU}
 WASTE = (0.0, 0.05, 0.10, 0.15)
 RATES = (0.0001, 0.01, 0.05, 0.1, 0.3)
@@ -47,7 +60,7 @@ BOOT_HOURS = 120 / 3600  # paid once for each machine that is kept, once for eac
 PULL_HOURS = 180 / 3600  # image and data, once for each evaluation; DFDC's hours hold it already
 FIRST_BATCH_HOURS = 180 / 3600  # after which a submission that needs more GPU memory than a T4 has is out of it
 RESERVE = 1.25  # on expected hours, for counting boots; the deadlines' table takes it from the pilot
-PROBES, PROBE_HOURS = 12, 0.25  # pilot submissions that also run a few items on a V100, for the speed of each
+PROBE_HOURS = 0.1  # a few items, for the speed of a submission on a machine type
 
 
 def first_principles() -> dict[str, float]:
@@ -90,6 +103,7 @@ class Levers:
     measured_memory: bool = True
     keep_machines: bool = True
     clairvoyant: bool = False
+    cpus: Cpus = C5A
 
 
 def evaluation_usd(name: str, group: Group, levers: Levers) -> Floats:
@@ -104,7 +118,7 @@ def evaluation_usd(name: str, group: Group, levers: Levers) -> Floats:
             usd = usd + tried * PRICE[T4]
     elif levers.right_sizing:
         # Four vCPUs cost a quarter of sixteen, and take at most four times as long: never dearer, often a quarter.
-        usd = all_hours * (4.0 if name == CPU_SCALES else 1.0) * PRICE[CPU4]
+        usd = all_hours * (4.0 if name == CPU_SCALES else 1.0) * PRICE[levers.cpus.four]
     else:
         usd = all_hours * PRICE[ARTICLE_CPU]
     if not levers.keep_machines:
@@ -113,7 +127,7 @@ def evaluation_usd(name: str, group: Group, levers: Levers) -> Floats:
         # A few items first, for 3 minutes and a pull of its own; of failures at a uniform share it finds the earliest.
         smoke = FIRST_BATCH_HOURS + PULL_HOURS
         found_early = (group.hours < FIRST_BATCH_HOURS) * usd
-        usd = usd + smoke * PRICE[T4 if name in {FITS_T4, NEEDS_MORE} else CPU4] - found_early
+        usd = usd + smoke * PRICE[T4 if name in {FITS_T4, NEEDS_MORE} else levers.cpus.four] - found_early
     return np.asarray(usd * group.distinct if levers.once else usd)
 
 
@@ -121,38 +135,60 @@ def _uniform(name: str, size: int) -> Floats:
     return np.random.default_rng([7, len(name)]).random(size)
 
 
-def pilot_extra_usd(groups: dict[str, Group], rng: np.random.Generator) -> float:
-    """What the pilot costs beyond the runs that had to be made anyway."""
-    serial = groups[CPU_SERIAL]
-    cpus = allocate({"gpu": SIZES[FITS_T4] + SIZES[NEEDS_MORE], "cpu": 2 * SIZES[CPU_SERIAL]}, PILOT)["cpu"]
-    drawn = rng.choice(serial.hours, rng.binomial(cpus, 0.5))
-    # CPU pilots run on 16 vCPUs, to see how many they use: four would have done for half of them.
-    on_many = float(drawn.sum()) * (PRICE[CPU16] - PRICE[CPU4])
-    return on_many + PROBES * (PROBE_HOURS + PULL_HOURS) * PRICE[V100]
+def pilot_extra_usd(groups: dict[str, Group], rng: np.random.Generator, cpus: Cpus = C5A) -> float:
+    """What the pilot costs beyond the runs that had to be made anyway: its probes.
+
+    Official attempts run where an hour of work is cheapest whatever a submission scales to, so they are those of the
+    plan. How it scales, and how fast each type is, is learned from a few items of some of them on every other type, and
+    on their own, to compare like with like.
+    """
+    own, others = _probed_on(cpus)
+    usd = 0.0
+    for kind, names in {"gpu": (FITS_T4, NEEDS_MORE), "cpu": (CPU_SERIAL, CPU_SCALES)}.items():
+        hours = np.concatenate([groups[name].hours[groups[name].distinct] for name in names])
+        drawn = np.minimum(rng.choice(hours, PROBES_OF_A_KIND, replace=False), PROBE_HOURS) + PULL_HOURS
+        usd += float(drawn.sum()) * sum(PRICE[name] for name in (own[kind], *others[kind]))
+    return usd
 
 
-def machines_for(deadline_hours: float, groups: dict[str, Group], reserve: float) -> dict[str, int]:
+def _probed_on(cpus: Cpus) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Where a kind's official pilot attempts run, and the other types on which some of them run a few items."""
+    others = [each for family in (C5A, C5) for each in (family.four, family.sixteen) if cpus is C5A or family is C5]
+    return {"gpu": T4, "cpu": cpus.four}, {
+        "gpu": (V100,),
+        "cpu": (*(each for each in others if each != cpus.four), ARTICLE_CPU),
+    }
+
+
+def machines_for(deadline_hours: float, groups: dict[str, Group], reserve: float, cpus: Cpus = C5A) -> dict[str, int]:
     """Machines of each type for the deadline, with a reserve on the hours and room for the longest at the end."""
     usable = deadline_hours - 48.0 - LIMIT_OTHER
-    hours = {T4: groups[FITS_T4], V100: groups[NEEDS_MORE], CPU4: groups[CPU_SERIAL]}
+    hours = {T4: groups[FITS_T4], V100: groups[NEEDS_MORE], cpus.four: groups[CPU_SERIAL]}
     wanted = {name: float((g.hours + g.restarts)[g.distinct].sum()) for name, g in hours.items()}
     scaling = groups[CPU_SCALES]
-    wanted[CPU4] += 4 * float((scaling.hours + scaling.restarts)[scaling.distinct].sum())
+    wanted[cpus.four] += 4 * float((scaling.hours + scaling.restarts)[scaling.distinct].sum())
     # The longest of those that would scale runs four times the limit on four vCPUs.
     usable_cpu = deadline_hours - 48.0 - 4 * LIMIT_OTHER
-    return {k: int(np.ceil(v * reserve / (usable_cpu if k == CPU4 else usable))) for k, v in wanted.items()}
+    return {k: int(np.ceil(v * reserve / (usable_cpu if k == cpus.four else usable))) for k, v in wanted.items()}
 
 
 def referee_usd(groups: dict[str, Group], levers: Levers, seed: int, deadline_hours: float = 504.0) -> float:
     """What Referee's plan costs on the workload, pilot, boots and first tries included."""
     run = sum(float(evaluation_usd(name, group, levers).sum()) for name, group in groups.items())
-    boots = sum(n * BOOT_HOURS * PRICE[name] for name, n in machines_for(deadline_hours, groups, RESERVE).items())
-    return run + pilot_extra_usd(groups, np.random.default_rng(seed)) + (boots if levers.keep_machines else 0.0)
+    machines = machines_for(deadline_hours, groups, RESERVE, levers.cpus)
+    boots = sum(n * BOOT_HOURS * PRICE[name] for name, n in machines.items())
+    probes = pilot_extra_usd(groups, np.random.default_rng(seed), levers.cpus)
+    return run + probes + (boots if levers.keep_machines else 0.0)
 
 
-def clairvoyant_usd(groups: dict[str, Group]) -> float:
-    """The linear program's bound where every submission's needs and hours are known before: nothing can cost less."""
-    options = [Option(name, PRICE[name]) for name in (T4, V100, CPU4, CPU16, ARTICLE_CPU)]
+def clairvoyant_usd(groups: dict[str, Group], cpus: Cpus = C5A) -> float:
+    """The linear program's bound where every submission's needs and hours are known before: nothing can cost less.
+
+    It may use the same machine types as the plan: with c5a those of c5, too.
+    """
+    families = (C5A, C5) if cpus is C5A else (C5,)
+    fours, sixteens = [each.four for each in families], [*(each.sixteen for each in families), ARTICLE_CPU]
+    options = [Option(name, PRICE[name]) for name in (T4, V100, *fours, *sixteens)]
     needs = []
     for name, group in groups.items():
         hours = group.hours + group.restarts
@@ -161,8 +197,8 @@ def clairvoyant_usd(groups: dict[str, Group]) -> float:
             fits = {
                 FITS_T4: {T4: length, V100: length / float(group.speed[place])},
                 NEEDS_MORE: {V100: length},
-                CPU_SERIAL: {CPU4: length, CPU16: length, ARTICLE_CPU: length},
-                CPU_SCALES: {CPU4: 4 * length, CPU16: length, ARTICLE_CPU: length},
+                CPU_SERIAL: dict.fromkeys((*fours, *sixteens), length),
+                CPU_SCALES: dict.fromkeys(fours, 4 * length) | dict.fromkeys(sixteens, length),
             }[name]
             needs.append(Need(f"{name}/{place}", 1, fits))
     return assign(needs, options, Bounds()).bound_usd
@@ -203,7 +239,8 @@ def levers_table(groups: dict[str, Group]) -> dict[str, float]:
     found["a separate smoke run before the full run (so not in the plan)"] = now - referee_usd(
         groups, Levers(smoke=True), 0
     )
-    found["the pilot, beyond runs that are made anyway"] = -pilot_extra_usd(groups, np.random.default_rng(0))
+    found["the c5a family (a tenth cheaper than c5)"] = referee_usd(groups, Levers(cpus=C5), 0) - now
+    found["the pilot's probes"] = -pilot_extra_usd(groups, np.random.default_rng(0))
     return found
 
 
@@ -226,7 +263,8 @@ def in_time(
     )
     first = _shuffled(rng, on_t4, replicates)
     ran = simulate(Pool(machines[T4], PRICE[T4], BOOT_HOURS), first, trace=True)
-    cpu = simulate(Pool(machines[CPU4], PRICE[CPU4], BOOT_HOURS), _shuffled(rng, on_cpu, replicates)).end_hours
+    four = Pool(machines[C5A.four], PRICE[C5A.four], BOOT_HOURS)
+    cpu = simulate(four, _shuffled(rng, on_cpu, replicates)).end_hours
     hours = (more.hours + more.restarts)[more.distinct]
     ends = np.empty(replicates)
     for row in range(replicates):
@@ -256,8 +294,8 @@ def spot_usd(groups: dict[str, Group], rate: float, share: float) -> float:
         ways = {
             FITS_T4: [(T4, 1.0)],
             NEEDS_MORE: [(V100, 1.0)],
-            CPU_SERIAL: [(CPU4, 1.0), (ARTICLE_CPU, 1.0)],
-            CPU_SCALES: [(CPU4, 4.0), (CPU16, 1.0), (ARTICLE_CPU, 1.0)],
+            CPU_SERIAL: [(C5A.four, 1.0), (ARTICLE_CPU, 1.0)],
+            CPU_SCALES: [(C5A.four, 4.0), (C5A.sixteen, 1.0), (ARTICLE_CPU, 1.0)],
         }[name]
         for part, shards in ((share, (1, 2, 4, 8, 16)), (1 - share, (1,))):
             costs = []
@@ -279,29 +317,40 @@ def on_demand_with_overhead_usd(groups: dict[str, Group]) -> float:
     total = 0.0
     for name, group in groups.items():
         hours = (group.hours + group.restarts)[group.distinct]
-        machine, factor = {FITS_T4: (T4, 1), NEEDS_MORE: (V100, 1), CPU_SERIAL: (CPU4, 1), CPU_SCALES: (CPU16, 1)}[name]
+        machine, factor = {
+            FITS_T4: (T4, 1),
+            NEEDS_MORE: (V100, 1),
+            CPU_SERIAL: (C5A.four, 1),
+            CPU_SCALES: (C5A.sixteen, 1),
+        }[name]
         total += float((hours * factor + BOOT_HOURS + PULL_HOURS).sum()) * PRICE[machine]
     return total
+
+
+def _bills(groups: dict[str, Group], cpus: Cpus) -> dict[str, object]:
+    """The plan's bill over a hundred pilots (5%, median, 95%), and the bound with the same machine types."""
+    bills = [referee_usd(groups, Levers(cpus=cpus), seed) for seed in range(100)]
+    bound = clairvoyant_usd(groups, cpus)
+    low, mid, high = (float(x) for x in np.quantile(bills, [0.05, 0.5, 0.95]))
+    return {"referee_usd": [low, mid, high], "clairvoyant_usd": bound, "above_bound": high / bound - 1}
+
+
+def results_of_waste(waste: float) -> dict[str, object]:
+    """The bills where a share of all hours was lost: the article's, Referee's, and the bound, with c5a and without."""
+    groups = workload(waste)
+    avoided = {n: Group(g.hours, g.speed, g.original, np.zeros_like(g.restarts)) for n, g in groups.items()}
+    return {
+        "article_usd": article_usd(groups),
+        **_bills(groups, C5A),
+        "without_c5a": _bills(groups, C5),
+        "referee_without_restarts_usd": referee_usd(avoided, Levers(), 0),
+    }
 
 
 def results() -> dict[str, object]:
     """All figures of the replay."""
     found: dict[str, object] = {"first_principles": first_principles()}
-    by_waste = {}
-    for waste in WASTE:
-        groups = workload(waste)
-        bills = [referee_usd(groups, Levers(), seed) for seed in range(100)]
-        bound = clairvoyant_usd(groups)
-        useful = workload(waste)
-        avoided = {n: Group(g.hours, g.speed, g.original, np.zeros_like(g.restarts)) for n, g in useful.items()}
-        by_waste[f"{waste:.2f}"] = {
-            "article_usd": article_usd(groups),
-            "referee_usd": [float(x) for x in np.quantile(bills, [0.05, 0.5, 0.95])],
-            "clairvoyant_usd": bound,
-            "above_bound": float(np.quantile(bills, 0.95)) / bound - 1,
-            "referee_without_restarts_usd": referee_usd(avoided, Levers(), 0),
-        }
-    found["waste"] = by_waste
+    found["waste"] = {f"{waste:.2f}": results_of_waste(waste) for waste in WASTE}
     groups = workload()
     article, own = day_two(groups, 1)
     found["day_two"] = {

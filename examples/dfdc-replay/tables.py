@@ -11,7 +11,8 @@ from rich.table import Table
 def show(found: dict[str, Any]) -> None:
     """Print all tables."""
     console = Console(width=110)
-    for table in (_principles(found), _day_two(found), _waste(found), _levers(found), _deadlines(found), _spot(found)):
+    for draw in (_principles, _day_two, _waste, _without, _levers, _deadlines, _spot):
+        table = draw(found)
         console.print(table)
         console.print()
 
@@ -74,7 +75,7 @@ def _day_two(found: dict[str, Any]) -> Table:
 
 def _waste(found: dict[str, Any]) -> Table:
     table = _table(
-        "The bill, on demand, pilot and first tries included",
+        "The bill, on demand, pilot with its probes and first tries included",
         "share of hours wasted",
         "article's policy",
         "Referee (5%, median, 95% of pilots)",
@@ -92,6 +93,26 @@ def _waste(found: dict[str, Any]) -> Table:
             f"${row['clairvoyant_usd']:,.0f}",
             f"{row['above_bound']:.2%}",
             f"${row['referee_without_restarts_usd']:,.0f}",
+        )
+    return table
+
+
+def _without(found: dict[str, Any]) -> Table:
+    table = _table(
+        "The same without c5a, on c5",
+        "share of hours wasted",
+        "Referee (5%, median, 95% of pilots)",
+        "clairvoyant bound",
+        "above it",
+        caption="With c5a rests on its cores being at least as fast as c4's, which the pilot would measure.",
+    )
+    for waste, row in found["waste"].items():
+        low, mid, high = row["without_c5a"]["referee_usd"]
+        table.add_row(
+            f"{float(waste):.0%}",
+            f"${low:,.0f}  ${mid:,.0f}  ${high:,.0f}",
+            f"${row['without_c5a']['clairvoyant_usd']:,.0f}",
+            f"{row['without_c5a']['above_bound']:.2%}",
         )
     return table
 
