@@ -174,3 +174,27 @@ def test_work_queues_for_slots_and_time_adds_up(objects: ObjectStore) -> None:
     engine = MemoryEngine(objects, script(seconds=10.0), slots=4)
     run_out(engine, engine.submit([spec(number) for number in range(1000)]))
     assert engine.now == 1000 / 4 * 10.0
+
+
+def test_a_killed_worker_publishes_nothing_and_a_fresh_node_takes_the_next(objects: ObjectStore) -> None:
+    engine = MemoryEngine(objects, script(seconds=10.0))
+    [first, second] = engine.submit([spec(1), spec(2)])
+    engine.advance(3.0)
+    engine.kill("s-1.p.1")
+    assert engine.observe([first])[0].state is JobState.ENDED
+    engine.lose_node("local-1")
+    engine.start_node("local", "local-2")
+    run_out(engine, [second])
+    assert result(objects, spec(1)) is None
+    assert [(each.attempt, each.node, each.began, each.ended) for each in engine.executions] == [
+        ("s-1.p.1", "local-1", 0.0, 3.0),
+        ("s-2.p.1", "local-1", 3.0, 3.0),
+    ]
+
+
+def test_a_zombie_s_execution_ends_when_it_really_does(objects: ObjectStore) -> None:
+    engine = MemoryEngine(objects, script(seconds=2.0, zombie_seconds=5.0))
+    run_out(engine, engine.submit([spec(1)]))
+    assert engine.executions[0].ended == 2.0
+    engine.advance(10.0)
+    assert engine.executions[0].ended == 7.0

@@ -70,6 +70,19 @@ class Faults:
 
 
 @dataclass(slots=True)
+class Execution:
+    """What the engine itself knows of a worker that began an attempt: where, and from when to when (virtual seconds).
+
+    `ended` is None while it runs; a worker that goes on after its node was declared lost ends when it really does.
+    """
+
+    attempt: str
+    node: str
+    began: float
+    ended: float | None = None
+
+
+@dataclass(slots=True)
 class _Worker:
     """One execution: waiting, running or ended."""
 
@@ -80,6 +93,7 @@ class _Worker:
     started_at: float | None = None
     ended: bool = False
     reason: str = ""
+    execution: Execution | None = None
 
 
 @dataclass(order=True, slots=True)
@@ -137,6 +151,7 @@ class MemoryEngine:
         self._count = 0
         self.refused: list[str] = []  # attempts whose late result was refused, because another one counts
         self.executed: Counter[str] = Counter()
+        self.executions: list[Execution] = []
 
     # The contract
 
@@ -227,6 +242,17 @@ class MemoryEngine:
                 self._end(worker, "Its worker was told to stop.")
         self._fill()
 
+    def kill(self, attempt: str) -> None:
+        """End the attempt's worker with SIGKILL: it publishes nothing any more."""
+        for worker in self._workers.get(attempt, []):
+            if worker.started_at is not None:
+                self._finish(worker, "Its worker was killed.")
+
+    def start_node(self, machine_type: str, node: str) -> None:
+        """One more node of a machine type takes work."""
+        self._nodes[machine_type].append(node)
+        self._fill()
+
     def lose_node(self, node: str) -> None:
         """The node vanishes with everything on it, and takes no more work."""
         for nodes in self._nodes.values():
@@ -276,6 +302,8 @@ class MemoryEngine:
             self._at(self.now, lambda: self._finish(worker, "Another worker has claimed this attempt."))
             return
         self.executed[worker.spec.attempt] += 1
+        worker.execution = Execution(worker.spec.attempt, node, self.now)
+        self.executions.append(worker.execution)
         self._at(self.now + worker.play.seconds, lambda: self._perform(worker))
 
     def _perform(self, worker: _Worker) -> None:
@@ -295,6 +323,8 @@ class MemoryEngine:
 
     def _publish(self, worker: _Worker, play: Play) -> None:
         spec = worker.spec
+        if worker.execution is not None:
+            worker.execution.ended = self.now
         began = _EPOCH + timedelta(seconds=worker.started_at or 0.0)
         ended = _EPOCH + timedelta(seconds=self.now)
         seconds = self.now - (worker.started_at or 0.0)
@@ -323,6 +353,8 @@ class MemoryEngine:
 
     def _end(self, worker: _Worker, reason: str) -> None:
         worker.ended, worker.reason = True, reason
+        if worker.execution is not None:
+            worker.execution.ended = self.now
         self._active.pop(id(worker), None)
 
     def _observe(self, job: Job) -> Observation:
