@@ -31,9 +31,9 @@ def test_an_address_without_a_schema_means_that_of_the_challenges_name(
     folder: Path, postgresql: postgresql_world.Server
 ) -> None:
     workspace = declare(folder, postgresql.address)
-    assert workspace.ledger_place == f"{postgresql.address}&schema=small"
+    assert workspace.home.place == f"{postgresql.address}&schema=small"
     url = postgresql.fresh()
-    assert declare(folder, url).ledger_place == url
+    assert declare(folder, url).home.place == url
 
 
 def test_a_database_that_is_declared_and_not_moved_to_gets_no_second_ledger(
@@ -56,7 +56,7 @@ def test_a_file_gets_no_second_ledger_when_the_address_is_taken_out(
         campaign = queries.campaign(ledger)
     with pytest.raises(ConflictError, match="is in a database"):
         declare(folder, None).ledger_or_new()
-    declare(folder, url).move_ledger(declare(folder, url).ledger_file)
+    declare(folder, url).home.move(declare(folder, url).home.file)
     with declare(folder, None).ledger_or_new() as ledger:
         assert queries.campaign(ledger) == campaign
         ledger.append([RiskAccepted(name="at home")])
@@ -67,8 +67,8 @@ def test_a_creation_that_was_interrupted_is_completed_by_the_same_folder_alone(
 ) -> None:
     url = postgresql.fresh()
     workspace = declare(folder, url)
-    workspace._note_campaign("first")
-    workspace._note_campaign("second")
+    workspace.home._note_campaign("first")
+    workspace.home._note_campaign("second")
     with workspace.ledger_or_new() as ledger:
         assert queries.campaign(ledger).campaign == "first"
     (folder / ".referee" / "campaign").write_text("another")

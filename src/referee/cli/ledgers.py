@@ -46,8 +46,8 @@ def migrate(*, to: str, challenge: Folder = HERE, json: AsJson = False) -> None:
         ~/.pgpass.
     """
     workspace = Workspace.open(challenge)
-    moved = workspace.move_ledger(workspace.ledger_file if to == "sqlite" else to)
-    here = moved.where == workspace.ledger_file
+    moved = workspace.home.move(workspace.home.file if to == "sqlite" else to)
+    here = moved.where == workspace.home.file
     if json:
         facts = {"to": str(moved.where), "events": moved.head.seq, "head": moved.head.hash, "earlier": moved.earlier}
         screen.print_json(facts | {"set_aside": moved.set_aside})

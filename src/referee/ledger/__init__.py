@@ -11,6 +11,7 @@
 | `sqlite`, `file_systems` | SQLite: settings, transactions, which places are refused |
 | `postgresql` | PostgreSQL: addresses, sessions, advisory locks |
 | `moves`, `relocation` | moving a ledger to another database |
+| `home` | where a challenge's ledger lies, whose campaign it is |
 | `records` | an event with its place in the chain |
 | `store` | `Ledger`: create, open, append, verify, rebuild, lead |
 | `lease` | the lock that keeps a second controller out |
