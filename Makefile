@@ -41,8 +41,8 @@ demo-aws: $(DEVELOPING)  ## the example on a stand-in for AWS Batch, while spot 
 test: $(DEVELOPING)  ## every check: lint, types, architecture, and all the tests
 	@scripts/system-packages --tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -q -n auto tests/unit
-	$(BIN)/python -m pytest -q --ignore=tests/unit  # one by one: each looks for what it left on the machine
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore=tests/hostile
+	$(BIN)/python -m pytest -q tests/hostile  # by themselves: some measure what an attack costs its neighbour
 
 lint: $(DEVELOPING)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

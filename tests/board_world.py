@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def cgroups_of_referee() -> set[str]:
     }
 
 
+_PASSING_SECONDS = 5.0
 # What was there before any test: another campaign's, or another run's that was killed.
 _CGROUPS_BEFORE = cgroups_of_referee()
 
@@ -133,10 +135,20 @@ def leftovers(folder: Path) -> dict[str, list[str]]:
     return {
         "processes": _processes(state),
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if state in line],
-        "cgroups": [path for path in cgroups_of_referee() - _CGROUPS_BEFORE if _is_ours(Path(path), state)],
+        "cgroups": _cgroups_left(state),
         "run folders": [path.name for path in run.iterdir()] if run.is_dir() else [],
         "temporary folders": [path.name for path in (folder / ".referee").glob("try-*")],
     }
+
+
+def _cgroups_left(state: str) -> list[str]:
+    found = {path for path in cgroups_of_referee() - _CGROUPS_BEFORE if _is_ours(Path(path), state)}
+    deadline = time.monotonic() + _PASSING_SECONDS
+    while found and time.monotonic() < deadline:
+        # Another test's campaign has empty ones too, for a moment; one that was left stays.
+        time.sleep(0.05)
+        found = {path for path in found & cgroups_of_referee() if _is_ours(Path(path), state)}
+    return sorted(found)
 
 
 def _is_ours(cgroup: Path, state: str) -> bool:
