@@ -29,7 +29,8 @@ import simpy_model
 from referee.planning import assignment
 from referee.planning.assignment import Bounds, Need, Option, assign
 from referee.planning.catalogue import HISTORICAL, shipped_catalogue
-from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.groups import Group
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import Runtimes
 from referee.planning.simulation import Pool, simulate
 

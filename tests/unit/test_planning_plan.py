@@ -10,8 +10,9 @@ import pytest
 from referee.errors import ConfigurationError
 from referee.planning.assignment import NoPlanError
 from referee.planning.catalogue import HISTORICAL, Catalogue, shipped_catalogue, this_machine
+from referee.planning.groups import Group
 from referee.planning.plan import read_plan, write_plan
-from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import Runtimes
 from referee.planning.simulation import Pool, simulate
 from referee.planning.spot import LossRate

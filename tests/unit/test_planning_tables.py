@@ -10,8 +10,9 @@ from referee.planning.advice import advise
 from referee.planning.catalogue import HISTORICAL, Catalogue, own_offers, shipped_catalogue, this_machine
 from referee.planning.drift import Drift
 from referee.planning.forecast import Forecast, Stratum, forecast
-from referee.planning.observation import Observation, Requirement, groups_of, right_sized
-from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.groups import Group
+from referee.planning.observation import Observation, Requirement, groups_of
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.rehearsal import rehearse, with_machines
 from referee.planning.runtime import Runtimes
 from referee.planning.spot import LossRate
@@ -103,14 +104,6 @@ def test_all_attempts_of_an_evaluation_are_paid_so_all_count() -> None:
     assert gpu.gpus == 1
     here = Catalogue(name="own", offers={"local": this_machine(2, 8 * GIB)})
     assert make_plan("c", "p", [cpu], here, Wishes()).started == 3
-
-
-def test_cpus_are_cut_to_what_is_used_where_enough_was_measured() -> None:
-    seen = [Observation(f"e{i}", "cpu", "big", 1.0, final=True, cpus_used=1.5 + 0.1 * i) for i in range(20)]
-    granted = Requirement(16, GIB)
-    assert right_sized(granted, seen, "cpu") == Requirement(4, GIB)
-    assert right_sized(granted, seen[:5], "cpu") == granted
-    assert right_sized(Requirement(2, GIB), seen, "cpu").cpus == 2
 
 
 @pytest.mark.parametrize("spot", [None, LossRate(1000.0, 20_000.0)], ids=["on-demand", "spot"])

@@ -7,15 +7,13 @@ read here: whoever reads it makes an `Observation` of each attempt that has star
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from referee.planning.planner import Group
+from referee.planning.groups import Group
 from referee.planning.runtime import Runtimes
-
-# Fewer say little of the upper end.
-_LEAST_MEASURED = 10
+from referee.planning.speeds import Probe, speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +50,12 @@ class Requirement:
     gpu_memory_bytes: int = 0
 
 
-def right_sized(granted: Requirement, observations: Iterable[Observation], kind: str) -> Requirement:
-    """What evaluations of a kind use, where it is less than what is granted: CPUs, at the upper 95% of those measured.
-
-    Memory is not cut: an evaluation that gets too little fails, one that gets too few CPUs takes longer.
-    """
-    used = [each.cpus_used for each in observations if each.kind == kind and each.final and each.cpus_used > 0]
-    if len(used) < _LEAST_MEASURED:
-        return granted
-    return replace(granted, cpus=min(granted.cpus, float(np.ceil(np.quantile(used, 0.95)))))
-
-
 def groups_of(
     observations: Iterable[Observation],
     sizes: Mapping[str, int],
     requirements: Mapping[str, Requirement],
     limit_hours: Mapping[str, float],
+    probes: Sequence[Probe] = (),
 ) -> list[Group]:
     """The planner's groups, one for each kind.
 
@@ -76,6 +64,7 @@ def groups_of(
         sizes: evaluations of each kind, started or not.
         requirements: by kind.
         limit_hours: the wall time limit by machine type, scaled as it is applied there, with start-up.
+        probes: a few items of some submissions on several machine types.
     """
     by_evaluation: dict[str, list[Observation]] = {}
     for observation in observations:
@@ -84,6 +73,10 @@ def groups_of(
     for kind, size in sizes.items():
         mine = [tries for tries in by_evaluation.values() if tries[-1].kind == kind]
         need = requirements[kind]
+        on = {
+            name: [tries for tries in mine if tries[-1].machine_type == name]
+            for name in sorted({tries[-1].machine_type for tries in mine})
+        }
         groups.append(
             Group(
                 kind,
@@ -92,14 +85,16 @@ def groups_of(
                 need.memory_bytes,
                 need.gpus,
                 need.gpu_memory_bytes,
-                {name: _runtimes(mine, name, limit_hours[name]) for name in sorted({t[-1].machine_type for t in mine})},
+                {name: _runtimes(here, limit_hours[name]) for name, here in on.items()},
+                {name: tuple(tries[-1].evaluation for tries in here) for name, here in on.items()},
+                {name: np.array([tries[-1].cpus_used for tries in here]) for name, here in on.items()},
+                speeds(probes, kind),
             )
         )
     return groups
 
 
-def _runtimes(evaluations: Sequence[Sequence[Observation]], machine_type: str, limit_hours: float) -> Runtimes:
-    here = [tries for tries in evaluations if tries[-1].machine_type == machine_type]
+def _runtimes(here: Sequence[Sequence[Observation]], limit_hours: float) -> Runtimes:
     hours = np.array([sum(attempt.hours for attempt in tries) for tries in here])
     ended = np.array([tries[-1].final for tries in here], dtype=np.bool_)
     # Repeated attempts may take longer than the limit of one.

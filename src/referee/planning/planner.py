@@ -18,55 +18,18 @@ from referee.errors import ConfigurationError
 from referee.planning.assignment import Assignment, Bounds, Need, NoPlanError, Option, assign, what_if
 from referee.planning.catalogue import Catalogue, Offer
 from referee.planning.forecast import Forecast, Stratum, forecast, half_width_after
+from referee.planning.groups import Group, law_on, spent_usd
 from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.plan import Plan, PoolPlan, Range, UsdRange
-from referee.planning.runtime import Law, Runtimes, product_limit
 from referee.planning.spot import LossRate, best_purchase
+from referee.planning.strata import SPOT, strata_of
 from referee.units import format_duration
 
-# Until a submission has run on a type, its speed there is only known about so well (relative standard error).
-_SPEED_ERROR = 0.15
-# So many ended ones on each of two types tell the ratio of their speeds better than what was declared.
-_LEAST_FOR_SPEED = 8
 _MOST_ROUNDS = 12
 _STEP_MACHINES = 10
 # Without a deadline, machines are counted as if it had to end within a week.
 _UNHURRIED_HOURS = 168.0
-SPOT = " (spot)"
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Evaluations of one kind, what they need, and what was seen of them.
-
-    Attributes:
-        size: all of them, started or not.
-        cpus, memory_bytes, gpus, gpu_memory_bytes: what one needs of a machine.
-        seen: those that were started, by the machine type that they ran on; a random sample.
-    """
-
-    name: str
-    size: int
-    cpus: float
-    memory_bytes: int
-    gpus: int
-    gpu_memory_bytes: int
-    seen: Mapping[str, Runtimes]
-
-    @property
-    def started(self) -> int:
-        """How many were started."""
-        return sum(runtimes.hours.size for runtimes in self.seen.values())
-
-    def fits(self, offer: Offer) -> bool:
-        """Whether one can run on such a machine."""
-        return (
-            offer.cpus >= self.cpus
-            and offer.memory >= self.memory_bytes
-            and offer.gpus >= self.gpus
-            and offer.gpu_memory_bytes >= self.gpu_memory_bytes
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +103,7 @@ class _Planner:
             raise ConfigurationError(
                 "No evaluation fits any machine type.", hint="Add one with more memory or GPUs under [machines.*]."
             )
-        self.laws = {group.name: _law(group, catalogue) for group in groups}
+        self.laws = {group.name: law_on(group, catalogue, group.mostly_on) for group in groups}
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
         self.options = [option for name, offer in self.offers.items() for option in _options(name, offer, wishes)]
         self.needs = [self._need(group) for group in groups if group.size > group.started]
@@ -153,7 +116,7 @@ class _Planner:
         )
         rng = np.random.default_rng(self.seed)
         # The last ones run on alone for about what the longest of a fleet's evaluations has left.
-        tail = max(float(law.draw_in_progress(rng, (200, 50)).max(axis=1).mean()) for _, law in self.laws.values())
+        tail = max(float(law.draw_in_progress(rng, (200, 50)).max(axis=1).mean()) for law in self.laws.values())
         if self.deadline_hours is not None and tail > self.deadline_hours:
             raise NoPlanError("The longest evaluations alone take longer than the deadline.", hint="Make it later.")
         return Bounds(self.deadline_hours, reserve, tail, budget, self.wishes.quotas)
@@ -195,15 +158,14 @@ class _Planner:
         ]
 
     def _need(self, group: Group) -> Need:
-        seen_on, law = self.laws[group.name]
         hours, usd = {}, {}
         for name, offer in self.offers.items():
             if not group.fits(offer):
                 continue
-            factor = 1.0 if name == seen_on else _speed(group, self.catalogue, name)
-            hours[name] = law.mean * factor + self.wishes.overhead_hours
+            law = law_on(group, self.catalogue, name)
+            hours[name] = law.mean + self.wishes.overhead_hours
             if self.wishes.spot is not None and offer.spot_price is not None:
-                runtimes = np.repeat(law.hours * factor, np.maximum(np.round(law.mass * 400), 1).astype(np.int64))
+                runtimes = np.repeat(law.hours, np.maximum(np.round(law.mass * 400), 1).astype(np.int64))
                 overhead = self.wishes.overhead_hours + offer.boot_hours
                 price = float(offer.spot_price)
                 best = best_purchase(runtimes, overhead, self.wishes.spot.points(), price, float(offer.price))
@@ -320,105 +282,6 @@ class _Planner:
         return tuple(said)
 
 
-def strata_of(
-    groups: Sequence[Group], catalogue: Catalogue, assignment: Mapping[str, Mapping[str, int]], overhead_hours: float
-) -> list[Stratum]:
-    """The groups as strata: for each type on which enough was seen those that ran and will run there, and the others.
-
-    Args:
-        groups: what was seen.
-        catalogue: for prices and speeds.
-        assignment: for each group, how many of those that wait go to each option.
-        overhead_hours: pull and staging of an evaluation.
-    """
-    strata = []
-    for group in groups:
-        waiting = assignment.get(group.name, {})
-        if not group.started and not waiting:
-            continue  # it fits nowhere, and the plan says so
-        seen = _seen_apart(group, catalogue)
-        for pool in {**dict.fromkeys(seen, 0), **waiting}:
-            size = waiting.get(pool, 0) + (seen[pool].hours.size if pool in seen else 0)
-            if size:
-                strata.append(_stratum(group, catalogue, pool, size, overhead_hours, seen.get(pool)))
-    return strata
-
-
-def _seen_apart(group: Group, catalogue: Catalogue) -> dict[str, Runtimes]:
-    """What was seen on each type on which enough has ended; the few on others with those where most ran."""
-    mostly = _mostly(group)
-    apart = {
-        name: runtimes
-        for name, runtimes in group.seen.items()
-        if name != mostly and int(runtimes.ended.sum()) >= _LEAST_FOR_SPEED
-    }
-    rest = replace(group, seen={name: each for name, each in group.seen.items() if name not in apart})
-    return {mostly: _all_seen(rest, catalogue), **apart}
-
-
-def _stratum(
-    group: Group, catalogue: Catalogue, pool: str, size: int, overhead_hours: float, seen: Runtimes | None
-) -> Stratum:
-    name, mostly = pool.removesuffix(SPOT), _mostly(group)
-    offer = catalogue.offer(name)
-    factor = 1.0 if seen is not None else _speed(group, catalogue, name)
-    known = seen is not None or name == mostly
-    return Stratum(
-        group.name if pool == mostly else f"{group.name} on {pool}",
-        size,
-        pool,
-        float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price),
-        seen if seen is not None else _all_seen(group, catalogue),
-        overhead_hours,
-        factor,
-        0.0 if known else _speed_error(group, name, factor),
-        borrowed=seen is None,
-    )
-
-
-def _speed_error(group: Group, to: str, factor: float) -> float:
-    measured = measured_speed(group, _mostly(group), to)
-    return measured[1] if measured is not None else factor * _SPEED_ERROR
-
-
-def spent_usd(groups: Sequence[Group], catalogue: Catalogue) -> float:
-    """What the hours cost that were spent so far, at on-demand prices."""
-    return sum(
-        float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offers[name].price)
-        for group in groups
-        for name, runtimes in group.seen.items()
-        if name in catalogue.offers
-    )
-
-
-def _speed(group: Group, catalogue: Catalogue, to: str) -> float:
-    """Factor from the hours that were seen to the hours on a machine type: measured, or else as it was declared."""
-    seen_on = _mostly(group)
-    if to == seen_on:
-        return 1.0
-    measured = measured_speed(group, seen_on, to)
-    if measured is not None:
-        return measured[0]
-    if not {seen_on, to} <= set(catalogue.offers):
-        return 1.0
-    return catalogue.offers[seen_on].speed / catalogue.offers[to].speed
-
-
-def measured_speed(group: Group, seen_on: str, to: str) -> tuple[float, float] | None:
-    """How many times longer a group's evaluations take on a type than on another, with its standard error.
-
-    From the mean hours of those that ran here and there, who are samples of the same group; None if too few have ended.
-    """
-    here, there = group.seen.get(seen_on), group.seen.get(to)
-    if here is None or there is None or min(int(x.ended.sum()) for x in (here, there)) < _LEAST_FOR_SPEED:
-        return None
-    laws = product_limit(here), product_limit(there)
-    if min(law.mean for law in laws) <= 0:
-        return None
-    ratio = laws[1].mean / laws[0].mean
-    return ratio, ratio * sum(law.mean_variance / law.mean**2 for law in laws) ** 0.5
-
-
 def _split(assignment: Assignment) -> dict[str, dict[str, int]]:
     split: dict[str, dict[str, int]] = {}
     for (group, option), count in assignment.counts.items():
@@ -435,27 +298,6 @@ def _options(name: str, offer: Offer, wishes: Wishes) -> list[Option]:
     if wishes.spot is None or offer.spot_price is None:
         return [on_demand]
     return [on_demand, replace(on_demand, name=name + SPOT, usd_per_hour=float(offer.spot_price))]
-
-
-def _mostly(group: Group) -> str:
-    if not group.seen:
-        raise ConfigurationError(f"No {group.name} evaluation was run yet.", hint="Run `referee pilot` first.")
-    return max(group.seen, key=lambda name: int(group.seen[name].ended.sum()))
-
-
-def _all_seen(group: Group, catalogue: Catalogue) -> Runtimes:
-    """All that was seen of a group, in hours on the machine type on which most of it was seen."""
-    factors = {name: _speed(group, catalogue, name) for name in group.seen}
-    parts = [(part, factors[name]) for name, part in group.seen.items()]
-    return Runtimes(
-        np.concatenate([part.hours / factor for part, factor in parts]),
-        np.concatenate([part.ended for part, _ in parts]),
-        max(part.limit_hours / factor for part, factor in parts),
-    )
-
-
-def _law(group: Group, catalogue: Catalogue) -> tuple[str, Law]:
-    return _mostly(group), product_limit(_all_seen(group, catalogue))
 
 
 def _range(interval: Interval) -> Range:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from referee.planning.catalogue import Catalogue
 from referee.planning.forecast import Stratum, waiting_hours
+from referee.planning.groups import Group, spent_usd
 from referee.planning.interval import Interval
 from referee.planning.plan import Plan, PoolPlan
-from referee.planning.planner import SPOT, Group, spent_usd, strata_of
 from referee.planning.runtime import product_limit
 from referee.planning.simulation import Outcome, Pool, draw_fates, simulate
 from referee.planning.spot import LossRate
+from referee.planning.strata import SPOT, strata_of
 
 Floats = NDArray[np.float64]
 

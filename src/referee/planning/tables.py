@@ -11,8 +11,9 @@ import numpy as np
 from referee.planning.assignment import NoPlanError
 from referee.planning.catalogue import Catalogue, Offer
 from referee.planning.forecast import Forecast
+from referee.planning.groups import Group
 from referee.planning.plan import Plan
-from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import product_limit
 from referee.units import format_duration, format_size
 

@@ -11,8 +11,8 @@ from referee.challenge import Challenge
 from referee.ledger import Ledger, queries
 from referee.orders import originals
 from referee.planning.catalogue import Catalogue
+from referee.planning.groups import Group
 from referee.planning.observation import Observation, Requirement, groups_of
-from referee.planning.planner import Group
 from referee.verdicts import Verdict
 
 

@@ -13,7 +13,7 @@ from scipy import special
 from referee.challenge import Challenge
 from referee.ledger import queries
 from referee.planning.catalogue import Catalogue
-from referee.planning.planner import Group, measured_speed
+from referee.planning.groups import Group, ratio
 from referee.planning.tables import Table
 from referee.prospects.history import History, groups, seconds_taken
 from referee.units import format_duration, format_size
@@ -75,17 +75,18 @@ def lessons(challenge: Challenge, past: History, catalogue: Catalogue, items: in
                 if row.machine_type == name and past.kinds[row.evaluation] == kind and row.verdict and not row.smoke
             ]
             if rows:
-                found.append(_lesson(kind, name, rows, items, group))
+                found.append(_lesson(kind, name, rows, items, group, catalogue))
     return tuple(found)
 
 
-def _lesson(kind: str, name: str, rows: Sequence[queries.AttemptRow], items: int, group: Group) -> Lesson:
+def _lesson(
+    kind: str, name: str, rows: Sequence[queries.AttemptRow], items: int, group: Group, catalogue: Catalogue
+) -> Lesson:
     measured = [row.measurements for row in rows if row.measurements is not None]
     valid = sum(row.verdict is Verdict.OK for row in rows)
     failed = len(rows) - valid
     # Only a run that went through has done all items.
     whole = [row.measurements.wall_seconds for row in rows if row.measurements and row.verdict is Verdict.OK]
-    mostly = max(group.seen, key=lambda other: int(group.seen[other].ended.sum()))
     gpu = [m.gpu_peak_memory_bytes for m in measured if m.gpu_peak_memory_bytes is not None]
     return Lesson(
         kind=kind,
@@ -103,8 +104,16 @@ def _lesson(kind: str, name: str, rows: Sequence[queries.AttemptRow], items: int
         else None,
         memory_bytes=max((m.peak_memory_bytes for m in measured), default=None),
         gpu_memory_bytes=max(gpu, default=None),
-        slower=measured_speed(group, mostly, name) if name != mostly else None,
+        slower=_measured(group, catalogue, name),
     )
+
+
+def _measured(group: Group, catalogue: Catalogue, name: str) -> tuple[float, float] | None:
+    """How many times longer it takes than where most of the group ran; None where that was not measured."""
+    if name == group.mostly_on:
+        return None
+    found = ratio(group, catalogue, group.mostly_on, name)
+    return (found.factor, found.error) if found.known_from in {"probes", "runs"} else None
 
 
 def _median(values: Sequence[float]) -> float | None:

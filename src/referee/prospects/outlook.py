@@ -16,10 +16,12 @@ from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
 from referee.planning.drift import Drift, detect_drift
 from referee.planning.forecast import Forecast, Stratum, forecast
+from referee.planning.groups import Group
 from referee.planning.interval import Interval
 from referee.planning.money import dollars
-from referee.planning.planner import Group, Wishes, make_plan, strata_of
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import Runtimes, product_limit
+from referee.planning.strata import strata_of
 from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.execution import Confirmed, confirmed_plans
 from referee.prospects.fleet import fleet

@@ -11,9 +11,10 @@ from referee.challenge import Challenge
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger
 from referee.planning.catalogue import Catalogue
+from referee.planning.groups import Group
 from referee.planning.interval import Interval
 from referee.planning.plan import DeadlineCost, Plan
-from referee.planning.planner import Group, Wishes, make_plan
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.rehearsal import Rehearsal, rehearse
 from referee.planning.tables import cost_against_deadline, runtime_quantiles
 from referee.prospects.fleet import everything, fleet
