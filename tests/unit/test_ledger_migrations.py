@@ -70,7 +70,7 @@ def test_a_migration_that_fails_leaves_the_old_ledger(old: Path, monkeypatch: py
     def fail(*_: object) -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(store.Ledger, "_rebuild", fail)
+    monkeypatch.setattr(store.soundness, "rebuild", fail)
     with pytest.raises(RuntimeError):
         Ledger.open(old)
     assert version(old) == "0001"

@@ -14,6 +14,7 @@
 | `home` | where a challenge's ledger lies, whose campaign it is |
 | `records` | an event with its place in the chain |
 | `store` | `Ledger`: create, open, append, verify, rebuild, lead |
+| `soundness` | the check of everything, and the tables made again from the chain |
 | `lease` | the lock that keeps a second controller out |
 | `identities` | the names behind the blind ids, kept outside of the chain |
 | `projections` | the tables that follow from the events, and the histories that are refused |

@@ -24,9 +24,9 @@ from referee.ledger.database import Database, MissingLedgerError
 from referee.ledger.events import read_event
 from referee.ledger.migrations import bring_up_to_date
 from referee.ledger.moves import LedgerArrived, LedgerMoved
-from referee.ledger.records import read_last
+from referee.ledger.records import read_last, read_links
 from referee.ledger.schema import EVENTS, IDENTITIES
-from referee.ledger.store import Ledger, read_links
+from referee.ledger.store import Ledger
 
 _AT_ONCE = 1000
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from sqlalchemy import Connection, bindparam, create_engine, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from referee.errors import ConfigurationError, ConflictError, LedgerError
-from referee.ledger import projections
+from referee.ledger import projections, soundness
 from referee.ledger.addresses import is_address
 from referee.ledger.chain import EMPTY, Head, Link, next_link, verify_links
 from referee.ledger.database import ConnectionLostError, Database
@@ -27,19 +27,16 @@ from referee.ledger.events import (
     LedgerCreated,
     SubmissionImported,
     SubmissionRefused,
-    read_event,
     utc_now,
 )
 from referee.ledger.identities import Identity
 from referee.ledger.migrations import NEWEST, bring_up_to_date, version_of
 from referee.ledger.moves import LedgerArrived, LedgerMoved
-from referee.ledger.records import Recorded, read_head, read_last, read_link, recorded
-from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES, METADATA, REFUSALS, SUBMISSIONS
+from referee.ledger.records import Recorded, read_head, read_last, read_link, read_links, recorded
+from referee.ledger.schema import CONTROLLERS, EVENTS, IDENTITIES
 from referee.ledger.sqlite import SqliteDatabase
 
 Clock = Callable[[], datetime]
-
-_PAGE = 1000
 
 
 @dataclass(slots=True)
@@ -279,24 +276,13 @@ class Ledger:
             LedgerError: naming the first thing that is wrong.
         """
         with self.read() as connection:
-            head = verify_links(read_links(connection))
-            first = next(read_links(connection), None)
-            if first is None or first.kind != LedgerCreated.kind:
-                raise LedgerError("The ledger does not begin with its creation.", hint="Restore it from a copy.")
-            _verify_identities(connection)
-            _verify_projections(_replay(connection), projections.contents(connection))
-        return head
+            return soundness.check(connection)
 
     def rebuild(self) -> None:
         """Make every projection again from the chain, after checking the chain."""
         with self.database.writing() as connection:
             verify_links(read_links(connection))
-            self._rebuild(connection)
-
-    def _rebuild(self, connection: Connection) -> None:
-        projections.clear(connection)
-        for link in list(read_links(connection)):
-            projections.apply(connection, link, read_event(link.kind, link.payload))
+            soundness.rebuild(connection)
 
     def _migrate(self) -> None:
         # A controller of the older version must not write while its tables change.
@@ -305,7 +291,7 @@ class Ledger:
         try:
             with self.database.writing(leading=True) as connection:
                 bring_up_to_date(connection)
-                self._rebuild(connection)
+                soundness.rebuild(connection)
         finally:
             lock.release()
 
@@ -339,15 +325,6 @@ def _columns(thing: Link | Identity) -> dict[str, object]:
     return {name: getattr(thing, name) for name in thing.__slots__}
 
 
-def read_links(connection: Connection, *, after: int = 0) -> Iterator[Link]:
-    """The chain's links with a `seq` above `after`, in order."""
-    # Page by page, so that a long chain is not in memory at once and no cursor is left open by who stops in the middle.
-    page = select(EVENTS).where(EVENTS.c.seq > bindparam("after")).order_by(EVENTS.c.seq).limit(_PAGE)
-    while rows := connection.execute(page, {"after": after}).all():
-        yield from map(read_link, rows)
-        after = rows[-1].seq
-
-
 def _newest_controller(connection: Connection) -> tuple[int, str, int, str | None] | None:
     table = CONTROLLERS.c
     newest = select(table.epoch, table.host, table.pid, table.stopped_at).order_by(table.epoch.desc()).limit(1)
@@ -377,46 +354,4 @@ def _check_commitments(events: Sequence[Event], identities: Sequence[Identity]) 
             raise LedgerError(
                 f"The names given for {identity.submission} are not those that the chain commits to.",
                 hint="This is a defect of Referee; nothing was written. Please report it.",
-            )
-
-
-def _verify_identities(connection: Connection) -> None:
-    commitment = func.coalesce(SUBMISSIONS.c.identity_commitment, REFUSALS.c.identity_commitment)
-    bound = (
-        select(IDENTITIES, commitment.label("identity_commitment"))
-        .outerjoin(SUBMISSIONS, SUBMISSIONS.c.submission == IDENTITIES.c.submission)
-        .outerjoin(REFUSALS, REFUSALS.c.submission == IDENTITIES.c.submission)
-    )
-    for row in connection.execute(bound.order_by(IDENTITIES.c.submission)):
-        identity = Identity(row.submission, row.team, row.submission_name, row.team_name, row.salt)
-        if identity.commitment != row.identity_commitment:
-            raise LedgerError(
-                f"The names of {row.submission} are not those that the chain commits to: they were changed.",
-                hint="Restore the table `identities` from a copy.",
-            )
-
-
-def _replay(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
-    engine = create_engine("sqlite://")
-    try:
-        with engine.begin() as fresh:
-            METADATA.create_all(fresh)
-            for link in read_links(connection):
-                projections.apply(fresh, link, read_event(link.kind, link.payload))
-            return projections.contents(fresh)
-    finally:
-        engine.dispose()
-
-
-def _verify_projections(
-    replayed: dict[str, list[tuple[object, ...]]], stored: dict[str, list[tuple[object, ...]]]
-) -> None:
-    for table, rows in replayed.items():
-        # By whole rows, so that a missing one does not make all after it look wrong.
-        odd = set(rows) ^ set(stored[table])
-        if odd:
-            first = min(odd, key=lambda row: str(row[0]))
-            raise LedgerError(
-                f"The table {table} does not follow from the chain, beginning with {first[0]!r}.",
-                hint="The chain itself is sound: `referee ledger rebuild` makes the tables again.",
             )
