@@ -13,13 +13,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
-from referee.challenge import MachineType
+from referee.challenge import MachineType, SmokeChoice
 from referee.ledger.queries import AttemptRow, SubmissionRow
 from referee.policy import Demand
 from referee.verdicts import Verdict
 
 T = TypeVar("T")
 _HOUR = Decimal(3600)
+_PROBE_ITEMS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,11 @@ def originals(rows: Iterable[_Image]) -> dict[str, str]:
         row.evaluation: first.setdefault((row.image, row.submission_kind), row.evaluation)
         for row in sorted(rows, key=lambda row: (not row.attempts, row.evaluation))
     }
+
+
+def probe_items(smoke: SmokeChoice) -> int:
+    """On how many files a submission is probed: those of the smoke run, so that this counts as a probe, too."""
+    return smoke.items or _PROBE_ITEMS
 
 
 def smoke_items(names: Sequence[str], count: int) -> tuple[str, ...]:

@@ -220,12 +220,13 @@ def _time_is_proven(outcome: Outcome) -> bool:
     return outcome.speed_ratio_upper is not None and outcome.wall_time_scale >= outcome.speed_ratio_upper
 
 
-def decide(history: Sequence[Outcome], *, smoke: bool = False) -> Action:
+def decide(history: Sequence[Outcome], *, smoke: bool = False, once: bool = False) -> Action:
     """What comes next for an evaluation.
 
     Args:
         history: its ended attempts since it was requested (or reopened), in order of their numbers.
         smoke: whether a smoke run must pass before the full run.
+        once: run again only what the host failed: a probe measures, and what ends otherwise has told all that it can.
 
     Returns:
         `Dispatch`, or the terminal action at the first place in the history where there is one: what comes after
@@ -239,6 +240,8 @@ def decide(history: Sequence[Outcome], *, smoke: bool = False) -> Action:
             continue
         rule = TABLE[ending(outcome)]
         counts[rule.group] += 1
+        if once and rule.pays is not Payer.NOBODY and rule.group not in {"host", "valid"}:
+            return AskOperator(outcome.verdict, position, _ONCE)
         if counts[rule.group] >= rule.cap:
             terminal = Finish if rule.final else AskOperator
             return terminal(outcome.verdict, position, _SMOKE * outcome.smoke + rule.reason)
@@ -248,6 +251,7 @@ def decide(history: Sequence[Outcome], *, smoke: bool = False) -> Action:
     return Dispatch(demand, avoid, smoke and not passed)
 
 
+_ONCE = "It is a probe, which is run once."
 _SMOKE = "In the smoke run, on a few files. "
 _STRENGTH = {Demand.ANY: 0, Demand.MORE_GPU_MEMORY: 1, Demand.REFERENCE: 2}
 

@@ -63,12 +63,19 @@ def route(
     return Route(name, machine.reference or len(machines) == 1, 1.0 / machine.speed)
 
 
+def limits_on(limits: Limits, machine: MachineType) -> Limits:
+    """The limits as they hold on a machine type: where `least_cpus` allows it, all of its CPUs may be fewer."""
+    if machine.cpus >= limits.cpus:
+        return limits
+    return limits.model_copy(update={"cpus": max(machine.cpus, limits.fewest_cpus)})
+
+
 def lacks(machine: MachineType, limits: Limits, gpus: int) -> str:
     """What a machine type lacks for an attempt with these limits, in words; empty if it fits."""
     if machine.gpus < gpus:
         return f"has {machine.gpus} GPUs, {gpus} needed"
-    if machine.cpus < limits.cpus:
-        return f"has {machine.cpus:g} CPUs, {limits.cpus:g} needed"
+    if machine.cpus < limits.fewest_cpus:
+        return f"has {machine.cpus:g} CPUs, {limits.fewest_cpus:g} needed"
     if machine.memory < limits.memory:
         return f"has {format_size(machine.memory)} of memory, {format_size(limits.memory)} needed"
     return ""

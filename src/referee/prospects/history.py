@@ -71,7 +71,7 @@ def groups(challenge: Challenge, past: History, catalogue: Catalogue, now: datet
 def requirement(challenge: Challenge, kind: str) -> Requirement:
     """What the challenge's limits grant to an evaluation of this kind."""
     limits = challenge.limits
-    return Requirement(limits.cpus, limits.memory, limits.gpus if kind == "gpu" else 0)
+    return Requirement(limits.fewest_cpus, limits.memory, limits.gpus if kind == "gpu" else 0)
 
 
 def observations(past: History, now: datetime) -> list[Observation]:
