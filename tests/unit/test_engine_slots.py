@@ -19,7 +19,6 @@ from referee.engines.memory import MemoryEngine
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import ConfigurationError
 from referee.objects import ObjectStore
-from referee.sandbox.runtime import Overhead
 
 GIB = 2**30
 MACHINE = Hardware((0, 1, 2, 3), 16 * GIB, (Gpu("GPU-a", 8 * GIB), Gpu("GPU-b", 8 * GIB)))
@@ -79,7 +78,7 @@ def test_gpus_are_shared_by_as_many_as_the_challenge_says_the_emptiest_first() -
 def test_what_gvisor_takes_beside_an_attempt_is_set_aside_too(tmp_path: Path) -> None:
     engine = LocalEngine(
         ObjectStore(tmp_path / "objects"), tmp_path / "node", Limits(cpus=0.1, memory=GIB),
-        hardware=Hardware((0, 1), 4 * GIB), overhead=Overhead(memory_bytes=GIB // 2, pids=512),
+        hardware=Hardware((0, 1), 4 * GIB), level="gvisor",
     )  # fmt: skip
     try:
         assert engine.capacity().free == {"local": 2}  # of 1.5 GiB each

@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from referee.challenge import AwsChoice, Challenge, Limits, MachineType, markets
+from referee.engines.shortages import offered
 from referee.errors import ConfigurationError
+from referee.sandbox.levels import gives_gpus, granted_bytes
+from referee.sandbox.policy import Level
 
 # An instance registers less than its nominal memory (the kernel's and the agent's share is gone), and a job that asks
 # for more waits for ever. `referee cloud smoke` prints what an instance registered.
@@ -29,12 +32,14 @@ class Fleet:
         ceilings: how many there can be at once.
         slots: at most so many attempts of each type open at once; by default twice what runs at once.
         alone: each submission gets a machine to itself.
+        level: the isolation level, whose runtime takes memory beside each submission.
     """
 
     machines: Mapping[str, MachineType]
     ceilings: Mapping[str, int] = field(default_factory=dict)
     slots: int | None = None
     alone: bool = False
+    level: Level = "runc"
 
     @staticmethod
     def queue(stack: str, machine_type: str) -> str:
@@ -47,16 +52,15 @@ class Fleet:
 
     def offered(self, blocked: Collection[str]) -> dict[str, MachineType]:
         """What submissions can have of each type; a blocked type is left out where another can stand in for it."""
-        open_to = {name: machine for name, machine in self.machines.items() if name not in blocked}
-        kept = {
-            name: machine
-            for name, machine in self.machines.items()
-            if name in open_to or not any(_stands_in(other, machine) for other in open_to.values())
-        }
-        return {
-            name: machine.model_copy(update={"memory": max(registered_bytes(machine) - _WORKER_BYTES, 1)})
-            for name, machine in kept.items()
-        }
+        kept = offered(self.machines, blocked)
+        return {name: machine.model_copy(update=self._of_a_submission(machine)) for name, machine in kept.items()}
+
+    def _of_a_submission(self, machine: MachineType) -> dict[str, int]:
+        most = max(registered_bytes(machine) - self._job_bytes(0), 1)
+        return {"memory": most} if gives_gpus(self.level) else {"memory": most, "gpus": 0}
+
+    def _job_bytes(self, memory_bytes: int) -> int:
+        return granted_bytes(self.level, memory_bytes) + _WORKER_BYTES
 
     def needs(self, machine_type: str, limits: Limits, gpus: int) -> dict[str, int]:
         """What an attempt's job asks for: vCPUs, MiB, GPUs.
@@ -65,7 +69,7 @@ class Fleet:
             ConfigurationError: if the instance would never register as much.
         """
         machine = self.machines[machine_type]
-        memory = math.ceil((limits.memory + _WORKER_BYTES) / _MIB)
+        memory = math.ceil(self._job_bytes(limits.memory) / _MIB)
         most = registered_bytes(machine) // _MIB
         if memory > most or math.ceil(limits.cpus) > machine.cpus or gpus > machine.gpus:
             raise ConfigurationError(
@@ -87,7 +91,7 @@ class Fleet:
         machine = self.machines[machine_type]
         each = 1
         if not self.alone:
-            bounds = [machine.cpus / limits.cpus, registered_bytes(machine) / (limits.memory + _WORKER_BYTES)]
+            bounds = [machine.cpus / limits.cpus, registered_bytes(machine) / self._job_bytes(limits.memory)]
             bounds += [machine.gpus / limits.gpus] if machine.gpus and limits.gpus else []
             each = max(1, int(min(bounds)))
         return each * self.ceilings.get(machine_type, UNBOUNDED_MACHINES)
@@ -123,13 +127,4 @@ def fleet_of(challenge: Challenge, choice: AwsChoice) -> Fleet:
         bounds += [machine.count] if machine.count else []
         if bounds:
             ceilings[name] = max(1, min(bounds))
-    return Fleet(machines, ceilings, challenge.engine.slots, alone=choice.alone)
-
-
-def _stands_in(other: MachineType, machine: MachineType) -> bool:
-    return (
-        other.cpus >= machine.cpus
-        and other.memory >= machine.memory
-        and other.gpus >= machine.gpus
-        and (other.gpu_memory or 0) >= (machine.gpu_memory or 0)
-    )
+    return Fleet(machines, ceilings, challenge.engine.slots, alone=choice.alone, level=challenge.sandbox.level)

@@ -28,8 +28,8 @@ from referee.engines.processes import Watch, end_workers
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import HostError
 from referee.objects import ObjectStore
-from referee.sandbox.levels import runtime_of
-from referee.sandbox.runtime import Overhead
+from referee.sandbox.levels import gives_gpus, granted_bytes
+from referee.sandbox.policy import Level
 from referee.worker.claims import claim_key
 from referee.worker.leftovers import clear_dead, clear_if_dead
 from referee.worker.lock import attempts_on, is_held, read_holder
@@ -58,7 +58,7 @@ class LocalEngine:
         slots: at most so many attempts side by side; by default as many as CPUs and memory allow.
         hardware: what to give out; by default all that is here.
         cache_bytes: the most that unpacked images may take on this node.
-        overhead: what the isolation level's runtime takes beside each attempt.
+        level: the isolation level, whose runtime takes memory beside each attempt.
     """
 
     name = "local"
@@ -73,15 +73,15 @@ class LocalEngine:
         slots: int | None = None,
         hardware: Hardware | None = None,
         cache_bytes: int | None = None,
-        overhead: Overhead = Overhead(),  # noqa: B008 - frozen
+        level: Level = "runc",
     ) -> None:
         self._objects = objects
         self._node_folder = node_folder.absolute()
         self._limits = limits
         self._hardware = hardware or this_machine()
         self._machine_name, described = machine
-        self._overhead = overhead
-        self._machine = _bounded(described, self._hardware, overhead.memory_bytes)
+        self._level = level
+        self._machine = _bounded(described, self._hardware, granted_bytes(level, 0))
         self._slots = Slots(self._hardware, slots)
         self._cache_bytes = cache_bytes
         self._node = socket.gethostname()
@@ -273,7 +273,7 @@ class LocalEngine:
             self._slots.reserve(attempt, Share((), (), needs.memory_bytes, needs.cpus))
 
     def _needs(self, limits: Limits, gpus: int) -> Needs:
-        return Needs(limits.cpus, limits.memory + self._overhead.memory_bytes, gpus, limits.gpu_sharing)
+        return Needs(limits.cpus, granted_bytes(self._level, limits.memory), gpus, limits.gpu_sharing)
 
     def _drop_launcher(self) -> None:
         if self._launcher is not None:
@@ -364,8 +364,6 @@ def from_challenge(challenge: Challenge, objects: ObjectStore, node_folder: Path
         challenge.limits,
         machine=(name, challenge.machines.get(name)),
         slots=challenge.engine.slots,
-        # gVisor gives no GPUs. Not to offer them makes a submission that wants one unroutable, which is true, instead
-        # of a fault of this host, which would be tried three times.
-        hardware=replace(this_machine(), gpus=()) if challenge.sandbox.level == "gvisor" else None,
-        overhead=runtime_of(challenge.sandbox.level).overhead,
+        hardware=None if gives_gpus(challenge.sandbox.level) else replace(this_machine(), gpus=()),
+        level=challenge.sandbox.level,
     )
