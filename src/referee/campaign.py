@@ -37,12 +37,13 @@ from referee.orders import (
     dispatch_order,
     longest_first,
     originals,
+    probe_items,
     smoke_items,
     used_shares,
 )
 from referee.phases import PhaseData
 from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health
-from referee.routing import NoRoute, Route, route
+from referee.routing import NoRoute, Route, limits_on, route
 from referee.verdicts import Verdict
 
 _RESULT_LIMIT_BYTES = 1 << 20
@@ -109,6 +110,7 @@ class Campaign:
         self._orders = orders or Orders()
         self._further = series
         self._series = series.series if series else ""
+        self._probing = series is not None and series.purpose == "probe"
         self._held = dict(held or {})
         self._jobs: dict[str, Job] = {}
         self._cancelled: set[str] = set()
@@ -319,7 +321,9 @@ class Campaign:
         run_instead = self._run_instead()
         histories = queries.histories(self._ledger, self._phase, undecided=True, series=self._series)
         for evaluation, history in histories.items():
-            action = decide(history, smoke=self._challenge.smoke.items is not None)
+            action = decide(
+                history, smoke=self._challenge.smoke.items is not None and not self._probing, once=self._probing
+            )
             if isinstance(action, Dispatch):
                 if self._orders.wants(evaluation) and evaluation not in run_instead:
                     candidates.append((evaluation, history, action))
@@ -444,7 +448,7 @@ class Campaign:
         )
 
     def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned, avoided: Collection[str]) -> AttemptSpec:
-        few = self._challenge.smoke.items if intent.smoke else None
+        few = self._challenge.smoke.items if intent.smoke or self._probing else None
         return AttemptSpec(
             attempt=intent.attempt,
             evaluation=row.evaluation,
@@ -463,7 +467,7 @@ class Campaign:
             wall_time_scale=intent.wall_time_scale,
             avoid_nodes=tuple(sorted(avoided)),
             contract=self._challenge.contract,
-            limits=self._challenge.limits,
+            limits=limits_on(self._challenge.limits, self._engine.machines()[intent.machine_type]),
             predictions=self._challenge.predictions,
         )
 
@@ -512,9 +516,11 @@ class Campaign:
 def for_series(challenge: Challenge, series: queries.SeriesRow) -> Challenge:
     """The challenge as a series of further runs is made under: its own limits, every file, and mostly every image.
 
-    Only a rejudging lets equal images share one run: it makes official results, and there that is the rule.
+    Only a rejudging lets equal images share one run: it makes official results, and there that is the rule. Only a
+    probe is on a few files.
     """
-    changes: dict[str, object] = {"smoke": challenge.smoke.model_copy(update={"items": None})}
+    few = probe_items(challenge.smoke) if series.purpose == "probe" else None
+    changes: dict[str, object] = {"smoke": challenge.smoke.model_copy(update={"items": few})}
     if series.limits is not None:
         changes["limits"] = series.limits
     if series.purpose != "rejudging":

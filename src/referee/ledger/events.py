@@ -232,7 +232,7 @@ class SeriesStarted(Event, kind="series.started"):
     """
 
     series: Name
-    purpose: Literal["rejudging", "reproduction", "confirmation"]
+    purpose: Literal["rejudging", "reproduction", "confirmation", "probe"]
     phase: Name
     submissions: tuple[Name, ...] = Field(min_length=1)
     machine_type: Name | None = None
