@@ -1,4 +1,4 @@
-"""Reading the file. Every wrong key, type, unit or missing file becomes one sentence that names the place and the valid choices."""
+"""Reading the file: what is wrong in it becomes a sentence each, with the place and the valid choices."""
 
 from __future__ import annotations
 
