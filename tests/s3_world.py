@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ def service() -> Iterator[Service]:
 class Proxy:
     """In front of a service. `lose` says of a method and a path whether the answer to what was done is dropped.
 
+    While `down`, requests are refused as by an overloaded service (503); each one waits for `hold_seconds` first.
     `seen` holds each request's method, path and status.
     """
 
@@ -89,6 +91,9 @@ class Proxy:
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     lost: int = 0
     drop_header: str = ""  # as a service would that does not know it
+    down: bool = False
+    hold_seconds: float = 0.0
+    refused: int = 0
 
 
 @contextmanager
@@ -101,6 +106,13 @@ def proxy(behind: Service) -> Iterator[Proxy]:
 
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            time.sleep(made.hold_seconds)
+            if made.down:
+                made.refused += 1
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             connection = http.client.HTTPConnection(host, timeout=30)
             headers = {name: value for name, value in self.headers.items() if name.lower() != made.drop_header.lower()}
             connection.request(self.command, self.path, body, headers)
