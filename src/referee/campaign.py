@@ -15,6 +15,7 @@ from referee.attempts import AttemptResult, AttemptSpec, read_claim, read_result
 from referee.challenge import Challenge
 from referee.engines.contract import Engine, Job, JobState, Observation, Remote
 from referee.errors import HostError, ObjectStoreError, RefereeError
+from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
     AttemptEnded,
     AttemptFenced,
@@ -416,7 +417,8 @@ class Campaign:
             used[row.submission_kind, found.machine_type] += not action.smoke
             intent = self._plan(row, found, smoke=action.smoke)
             planned.append(intent)
-            specs.append(self._spec(row, intent, action.avoid_nodes | self._quarantined))
+            avoided = action.avoid_nodes | self._quarantined | self._used_before(row, found.machine_type)
+            specs.append(self._spec(row, intent, avoided))
         if not planned:
             return
         # Intent before action: the plan is in the ledger before any engine hears of it.
@@ -424,6 +426,16 @@ class Campaign:
         for spec in specs:
             self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
         self._submit(specs)
+
+    def _used_before(self, row: queries.EvaluationRow, machine_type: str) -> frozenset[str]:
+        """The machines that a confirmation of this submission is to leave out, where there are others."""
+        if self._further is None or self._further.purpose != "confirmation":
+            return frozenset()
+        attempts = queries.attempts(self._ledger)
+        evaluations = queries.evaluations(self._ledger, self._phase, series=None)
+        elsewhere = self._quarantined | of_other_types(machine_type, attempts)
+        there = [node for node in self._engine.nodes() if node not in elsewhere]
+        return used_up(there, earlier_nodes(row.submission, evaluations, attempts))
 
     def _in_order(
         self, candidates: Sequence[_Candidate], rows: Mapping[str, queries.EvaluationRow], room: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from referee.errors import ConfigurationError
+from referee.freshness import earlier_nodes
 from referee.ledger import ConfirmationRecorded, Ledger, SeriesStarted, queries
 from referee.ledger.queries import SeriesRow
 from referee.phases import record_phase
@@ -91,7 +92,10 @@ def conclude(
 ) -> ConfirmationRecorded:
     """Compare every further run with the official result, and record what came of it."""
     names = [one.series for one in series]
-    attempts = [row for name in names for row in queries.attempts(ledger, phase=phase, series=name)]
+    everything = queries.evaluations(ledger, phase, series=None)
+    runs = [row for row in everything if row.series in names]
+    attempts = queries.attempts(ledger)
+    nodes = {row.attempt: row.node for row in attempts}
     event = ConfirmationRecorded(
         confirmation=names[0].rsplit("-", 1)[0],
         phase=phase,
@@ -99,10 +103,16 @@ def conclude(
         machine_type=str(series[0].machine_type),
         runs=confirmed_runs(
             workspace.board(ledger, phase),
-            {row.submission: row.predictions_digest for row in queries.evaluations(ledger, phase)},
-            [row for name in names for row in queries.evaluations(ledger, phase, name)],
-            attempts,
+            queries.evaluations(ledger, phase),
+            runs,
             [row for name in names for row in queries.scores(ledger, phase, series=name)],
+            nodes=nodes,
+            fresh={
+                run.attempt
+                for run in runs
+                if run.attempt is not None
+                and nodes[run.attempt] not in earlier_nodes(run.submission, everything, attempts, before=run.attempt)
+            },
         ),
     )
     ledger.append([event])

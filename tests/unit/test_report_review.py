@@ -52,6 +52,9 @@ def confirmation(*same: bool) -> ConfirmationRecorded:
             same_predictions=one,
             score="0.25",
             rank=2,
+            node=f"m-{place}",
+            official_node="m-2",
+            fresh_node=place != 2,
         )
         for place, one in enumerate(same)
     )
@@ -95,5 +98,6 @@ def test_rulings_reproduction_rejudgings_and_confirmations_are_told_and_hostile_
     assert "never mind" not in page.text
     assert "elsewhere" not in page.text
     assert "2 of 3 further runs gave the very same predictions" in page.text
-    assert "confirmation-1-1" in page.text
-    assert "confirmation-1-0" not in page.text
+    assert all(f"confirmation-1-{place}" in page.text for place in range(3))
+    assert "2 of 3 runs were on a machine that had not run their submission before." in page.text
+    assert "m-2 (again)" in page.text

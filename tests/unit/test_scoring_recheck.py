@@ -215,8 +215,9 @@ def test_the_prize_zone_again_is_compared_and_ranked_without_touching_the_board(
         replace(score("s-0", 0.1), evaluation="s-0.again"),
         replace(score("s-1", 0.3), evaluation="s-1.again"),
     ]
-    official = {row.submission: row.predictions_digest for row in rows}
-    found = confirmed_runs(board, official, runs, [], again)
+    nodes = {str(rows[0].attempt): "n1", "a": "n2"}
+    found = confirmed_runs(board, rows, runs, again, nodes=nodes, fresh={"a"})
+    assert next((run.official_node, run.node, run.fresh_node) for run in found) == ("n1", "n2", True)
     assert [(run.submission, run.same_predictions, run.score, run.rank) for run in found] == [
         ("s-0", True, "0.1", 1),
         ("s-1", False, "0.3", 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import ConfirmationRecorded, Ledger, queries
 from referee.ledger.queries import SeriesRow
 from referee.reproductions import check, record, recorded_facts, reproduction_phase, second_run
+from referee.scoring.confirmation import machines_in_words
 from referee.scoring.reproduction import Outcome, Reproduction, SuccessRate, in_sentences, success_rate
 from referee.workspace import Workspace
 
@@ -126,6 +126,7 @@ def confirm(
 ) -> int:
     """Run the prize zone again on one machine type, and compare predictions, scores and ranks with what stands.
 
+    Each run asks for a machine that has not run the submission yet; where there is none, the result says so.
     What comes of it is recorded; no score and no rank changes by it. The exit status is 1 where a run differs.
     """
     if top < 1 or runs < 1:
@@ -165,7 +166,7 @@ def _confirmed(event: ConfirmationRecorded) -> bool:
 
 def _print_confirmation(event: ConfirmationRecorded, board: dict[str, tuple[int, float]]) -> None:
     screen.print_table(
-        ["submission", "rank>", "score>", "run", "verdict", "machine", "predictions", "score>", "rank by it>"],
+        ["submission", "rank>", "score>", "run", "verdict", "ran on", "stands from", "predictions", "score>", "rank>"],
         [
             (
                 run.submission,
@@ -177,6 +178,7 @@ def _print_confirmation(event: ConfirmationRecorded, board: dict[str, tuple[int,
                 run.series,
                 run.verdict,
                 run.node or "",
+                run.official_node or "",
                 {True: "the very same", False: "different", None: "none"}[run.same_predictions],
                 "" if run.score is None else f"{float(run.score):.5f}",
                 "" if run.rank is None else str(run.rank),
@@ -187,8 +189,5 @@ def _print_confirmation(event: ConfirmationRecorded, board: dict[str, tuple[int,
     )
     same = sum(bool(run.same_predictions) for run in event.runs)
     screen.say(f"{same} of {len(event.runs)} further runs gave the very same predictions. No score was changed.")
-    machines = Counter(run.node for run in event.runs if run.node)
-    if len(machines) == 1:
-        screen.say(f"All ran on the one machine {next(iter(machines))}: how other machines would do is not shown.")
-    else:
-        screen.say(f"They ran on {len(machines)} machines: {', '.join(sorted(machines))}.")
+    for line in machines_in_words(event):
+        screen.say(line)

@@ -286,11 +286,18 @@ class MemoryEngine:
                 kept += self._queue[place:]
                 break
             slots = free[worker.spec.machine_type]
-            if slots and worker.ready_at <= self.now:
-                self._start(worker, slots.pop(0))
+            node = self._choose(worker.spec, slots)
+            if node is not None and worker.ready_at <= self.now:
+                slots.remove(node)
+                self._start(worker, node)
             else:
                 kept.append(worker)
         self._queue = kept
+
+    def _choose(self, spec: AttemptSpec, slots: Sequence[str]) -> str | None:
+        """The first free node, but none that is to be avoided while there are others, free or not."""
+        others = set(self._nodes[spec.machine_type]) - set(spec.avoid_nodes)
+        return next((node for node in slots if node in others or not others), None)
 
     def _start(self, worker: _Worker, node: str) -> None:
         worker.node, worker.started_at = node, self.now

@@ -437,7 +437,8 @@ class ConfirmedRun(Frozen):
     """One further run of a submission of the prize zone, compared with its official result.
 
     `same_predictions` and `rank` are None where the run gave no valid result; `rank` is the one that the submission
-    would have with this run's score.
+    would have with this run's score. `official_node` ran what stands; `fresh_node` says whether `node` had never run
+    this submission on the phase before, and is None where that is not known.
     """
 
     submission: Name
@@ -447,6 +448,8 @@ class ConfirmedRun(Frozen):
     same_predictions: bool | None = None
     score: FloatText | None = None
     rank: int | None = None
+    official_node: Name | None = None
+    fresh_node: bool | None = None
 
 
 class ConfirmationRecorded(Event, kind="confirmation.recorded"):

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from referee import __version__
 from referee.report.data import ReportData, Run
 from referee.rulings import PAST
+from referee.scoring.confirmation import machines_in_words
 from referee.scoring.leaderboard import SEALED, Leaderboard, Row
 from referee.units import format_duration, format_size
 
@@ -106,6 +107,7 @@ def _environment() -> Environment:
         "hours": lambda value: f"{value:,.2f}" if value < 10 else f"{value:,.0f}",
         "spoken": lambda name: str(name).replace("_", " "),
         "change": _change,
+        "machines_in_words": machines_in_words,
         "count_of": lambda found, noun: f"{len(found):,} {noun}{'' if len(found) == 1 else 's'}",
     }
     return environment
