@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from referee.images import layer, store
+from referee.images import compression, layer, store
 from referee.sandbox import box, cgroups, harvest, kernel, log, mounts, rootfs, stage
 from referee.sandbox.identities import FIRST_HOST_ID, IdRange
 from referee.worker import run
@@ -352,8 +352,8 @@ def _kept_root() -> None:
 
 
 def _no_layer_limit() -> None:
-    real = layer.Counted.__init__
-    layer.Counted.__init__ = lambda self, source, limit_bytes: real(self, source, 1 << 40)  # type: ignore[method-assign]
+    real = compression.Counted.__init__
+    compression.Counted.__init__ = lambda self, source, limit_bytes: real(self, source, 1 << 40)  # type: ignore[method-assign]
     check = store.ImageStore._check_layers
 
     def unlimited(self: Any, *arguments: Any) -> Any:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from referee.errors import HostError, ImageError
-from referee.images.layer import Counted, decompressed, is_compressed, plain_path
+from referee.images.compression import Counted, decompressed, is_compressed
+from referee.images.layer import plain_path
 from referee.images.locks import FileLock
 from referee.images.manifest import MAX_JSON_BYTES, Index, Manifest, bounded, read_model, read_small, strict_json
 from referee.images.model import NoRoomError, shown
