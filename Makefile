@@ -54,7 +54,7 @@ unit: $(DEVELOPING)  ## the quick tests only
 	$(BIN)/python -m pytest -q -n auto tests/unit
 
 docs: $(INSTALLED)  ## print docs/verdicts.md and docs/cli.md again from the code
-	$(BIN)/python -m referee.policy > docs/verdicts.md
+	$(BIN)/python -m referee.policy_document > docs/verdicts.md
 	$(BIN)/python -c "from referee.cli.reference import document; print(document(), end='')" > docs/cli.md
 
 bench-local: $(DEVELOPING)  ## 200 trivial containers through Referee against bare podman

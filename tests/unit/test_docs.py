@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from referee.cli import GROUP_OF, every_command
-from referee.policy import document as verdicts
+from referee.policy_document import document as verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
