@@ -393,7 +393,8 @@ class Campaign:
             self._engine.capacity().free, Counter(row.machine_type for row in attempts if row.verdict is None)
         )
         used = used_shares(attempts, {name: row.submission_kind for name, row in rows.items()}, self._orders.since)
-        purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), self._challenge.limits.wall_time)
+        limit, aside = self._challenge.limits.wall_time, self._orders.aside_usd
+        purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), limit, aside)
         planned: list[AttemptPlanned] = []
         specs: list[AttemptSpec] = []
         for evaluation, history, action in self._in_order(candidates, rows, sum(room.values())):
