@@ -33,6 +33,7 @@ class Orders:
         machines: at most so many attempts side by side on each machine type; one that is not named is not bounded.
         since: attempts that were planned before are not part of the shares.
         budget_usd: nothing is started that could, at its limit of time, make the whole phase cost more.
+        aside_usd: what was spent on the phase beside its official attempts, on probes.
     """
 
     only: frozenset[str] | None = None
@@ -40,6 +41,7 @@ class Orders:
     machines: Mapping[str, int] = field(default_factory=dict)
     since: datetime | None = None
     budget_usd: Decimal | None = None
+    aside_usd: Decimal = Decimal(0)
 
     def wants(self, evaluation: str) -> bool:
         """Whether the evaluation is to be run now."""
@@ -91,11 +93,15 @@ def used_shares(
 class Purse:
     """What a phase may still spend. What was started may cost its whole limit, and is never ended for the money's sake.
 
+    To the limit come the machine's boot, as every attempt may need a fresh one, and the longest start-up on a node that
+    was seen so far.
+
     Args:
         budget_usd: for the whole phase; None: no bound.
         attempts: of the phase, ended and running.
         machines: for their prices.
         limit: of an attempt's time, on a machine type of speed 1.
+        aside_usd: what was spent on it otherwise.
     """
 
     def __init__(
@@ -104,17 +110,22 @@ class Purse:
         attempts: Sequence[AttemptRow],
         machines: Mapping[str, MachineType],
         limit: timedelta,
+        aside_usd: Decimal = Decimal(0),
     ) -> None:
         self._budget_usd, self._machines, self._limit = budget_usd, machines, limit
+        started = (row.measurements.preparation_seconds for row in attempts if row.measurements is not None)
+        self._start_up = timedelta(seconds=max(started, default=0.0))
         # Only a bounded purse needs to know; thousands of attempts are not added up for nothing.
         bounded = attempts if budget_usd is not None else ()
-        self._committed_usd = sum((_attempt_usd(row, machines, limit) for row in bounded), Decimal(0))
+        self._committed_usd = aside_usd + sum(
+            (_attempt_usd(row, machines, limit, self._start_up) for row in bounded), Decimal(0)
+        )
 
     def pays(self, machine_type: str, wall_time_scale: float) -> bool:
         """Whether one more attempt can be paid for, whatever it takes; if so, its money is set aside."""
         if self._budget_usd is None:
             return True
-        usd = most_usd(self._machines[machine_type], self._limit, wall_time_scale)
+        usd = most_usd(self._machines[machine_type], self._limit, wall_time_scale, self._start_up)
         if usd and self._committed_usd + usd > self._budget_usd:
             return False
         self._committed_usd += usd
@@ -129,19 +140,24 @@ class Purse:
         )
 
 
-def most_usd(machine: MachineType, limit: timedelta, wall_time_scale: float) -> Decimal:
-    """What one attempt can cost at most."""
-    return machine.price * Decimal(repr(limit.total_seconds() * wall_time_scale)) / _HOUR
+def most_usd(
+    machine: MachineType, limit: timedelta, wall_time_scale: float, start_up: timedelta = timedelta(0)
+) -> Decimal:
+    """What one attempt can cost at most: a boot, start-up on the node, and its whole limit."""
+    around = start_up + (machine.boot or timedelta(0))
+    return machine.price * Decimal(repr(limit.total_seconds() * wall_time_scale + around.total_seconds())) / _HOUR
 
 
-def _attempt_usd(row: AttemptRow, machines: Mapping[str, MachineType], limit: timedelta) -> Decimal:
+def _attempt_usd(
+    row: AttemptRow, machines: Mapping[str, MachineType], limit: timedelta, start_up: timedelta
+) -> Decimal:
     # One that ended without telling its hours may have run as long as its limit.
     machine = machines.get(row.machine_type)
     if machine is None or row.verdict is Verdict.DUPLICATE:
         return Decimal(0)
     if row.verdict is not None and row.started_at is not None and row.ended_at is not None:
         return machine.price * Decimal(repr((row.ended_at - row.started_at).total_seconds())) / _HOUR
-    return most_usd(machine, limit, row.wall_time_scale)
+    return most_usd(machine, limit, row.wall_time_scale, start_up)
 
 
 class _Image(Protocol):

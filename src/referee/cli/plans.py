@@ -14,7 +14,7 @@ from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, AsJson, Folder, app
 from referee.cli.campaigns import Yes, evaluate, refuse_unfit_host
 from referee.errors import ConfigurationError
-from referee.ledger import Ledger, PilotDrawn, queries
+from referee.ledger import Lease, Ledger, PilotDrawn, queries
 from referee.reproductions import kept_off
 from referee.units import format_duration, parse_duration, parse_usd
 from referee.workspace import Workspace
@@ -52,6 +52,12 @@ def pilot(
     count: Annotated[int | None, Parameter(help="So many submissions.")] = None,
     phase: Phase = None,
     seed: Annotated[int, Parameter(help="Of the draw.")] = 0,
+    probe: Annotated[
+        bool | None,
+        Parameter(
+            help="Run a few files of some of them on every machine type, too; by default where the choice costs money."
+        ),
+    ] = None,
     yes: Yes = False,
     challenge: Folder = HERE,
     json: AsJson = False,
@@ -59,37 +65,80 @@ def pilot(
     """Run a random sample first, to learn start-up, time for an item, memory, failures and speeds.
 
     It is drawn from every kind of submission. Its runs are the official ones of their submissions: nothing is run
-    twice. Resumable: without --fraction or --count it goes on with the pilot that was drawn.
+    twice. Probes come on top: they tell how fast each machine type is for each submission. Resumable: without
+    --fraction or --count it goes on with the pilot that was drawn.
     """
-    from referee.prospects import drawing, fleet  # noqa: PLC0415 - brings scipy, which few commands need
+    from referee.prospects import drawing, execution, fleet, probing  # noqa: PLC0415 - brings scipy, which few need
 
     workspace = Workspace.open(challenge)
     name = _phase(workspace.challenge, phase)
     with workspace.ledger() as ledger:
         chosen = _pilot(workspace, ledger, name, fraction, count, seed)
         kinds = {f"{row.submission}.{name}": row.kind for row in queries.submissions(ledger)}
-        earlier = drawing.drawn(ledger, name)
+        earlier, files = drawing.drawn(ledger, name), _files(workspace, ledger, name)
     there = fleet.machine_types(workspace.challenge)
+    drawn_kinds = [kinds[each] for each in chosen]
+    if probe is None:
+        probe = probing.worth_it(workspace.challenge, there, drawn_kinds)
     most = drawing.most_that_it_costs(workspace.challenge, there, len(chosen))
+    probes, probes_most = probing.most_that_probes_cost(workspace.challenge, there, drawn_kinds, files)
     if most:
-        screen.confirm(f"A pilot of {len(chosen)} submissions, which costs at most ${most:,.2f}. Run it?", yes)
+        also = (
+            f", and at most {probes} probes of a few files for at most ${probes_most:,.2f}" if probe and probes else ""
+        )
+        screen.confirm(f"A pilot of {len(chosen)} submissions, which costs at most ${most:,.2f}{also}. Run it?", yes)
     refuse_unfit_host(workspace)
     with workspace.ledger() as ledger, ledger.lead() as lease:
         if earlier is None or set(earlier.evaluations) != set(chosen):
             lease.append([PilotDrawn(phase=name, evaluations=chosen, seed=seed, most_usd=most)])
-        orders = drawing.pilot_orders(workspace.challenge, there, chosen, kinds)
+        aside = execution.aside_usd(ledger, name, there)
+        orders = drawing.pilot_orders(workspace.challenge, there, chosen, kinds, probed=probe, aside_usd=aside)
         campaign = evaluate(workspace, ledger, lease, name, orders=orders)
         over = {row.evaluation for row in queries.evaluations(ledger, name) if row.verdict is not None}
         done = len(over & set(chosen))
-        if done == len(chosen):
+        left = _probe(workspace, ledger, lease, name, chosen) if probe and done == len(chosen) else 0
+        if done == len(chosen) and not left:
             _keep_forecast(workspace.challenge, ledger, name)
         _print_lessons(workspace.challenge, ledger, name, json=json)
-    if done == len(chosen):
+    if done == len(chosen) and not left:
         screen.note(f"The pilot of {len(chosen)} has ended. Next: referee plan --phase {name}")
         return 0
-    screen.note(f"{done} of the pilot's {len(chosen)} have ended. {campaign.stopped_because}")
+    stopped = f"{left} of its probes have not." if left else campaign.stopped_because
+    screen.note(f"{done} of the pilot's {len(chosen)} have ended. {stopped}")
     screen.note(f"Go on with: referee pilot --phase {name}")
     return INTERRUPTED
+
+
+def _probe(workspace: Workspace, ledger: Ledger, lease: Lease, phase: str, pilot: tuple[str, ...]) -> int:
+    """Run the pilot's probes, one machine type after another; how many are left when it was interrupted."""
+    from referee.prospects import execution, fleet, probing  # noqa: PLC0415 - brings scipy, which few commands need
+
+    challenge, there = workspace.challenge, fleet.machine_types(workspace.challenge)
+    files = queries.phases(ledger)[phase].files
+    all_series = probing.begin(challenge, ledger, phase, there, pilot, files)
+    if not all_series:
+        return 0
+    before = execution.aside_usd(ledger, phase, there)
+    runs = 0
+    for series in all_series:
+        screen.note(f"Probing {len(series.submissions)} submissions on {series.machine_type}.")
+        evaluate(workspace, ledger, lease, phase, orders=probing.probe_orders(challenge, ledger, phase), series=series)
+        status = queries.status(ledger, phase, series.series)
+        if left := len(series.submissions) - status.done:
+            return left
+        runs += status.done
+    spent = execution.aside_usd(ledger, phase, there) - before
+    screen.note(f"{runs} probes have ended" + (f"; they cost ${spent:,.2f}." if spent else "."))
+    return 0
+
+
+def _files(workspace: Workspace, ledger: Ledger, phase: str) -> int:
+    """How many files a phase has, about: it may not have been recorded yet."""
+    recorded = queries.phases(ledger).get(phase)
+    if recorded is not None:
+        return recorded.files
+    folder = workspace.challenge.folder / workspace.challenge.phase(phase).data
+    return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
 @app.command

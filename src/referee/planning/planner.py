@@ -43,6 +43,7 @@ class Wishes:
         spot: how often spot machines are believed to be taken away; None: all on demand.
         overhead_hours: pull and staging of an evaluation.
         excluded: machine types that evaluations have run on, but that are not to be planned with.
+        aside_hours, aside_usd: what was spent on probes; part of the whole, and of the budget.
     """
 
     deadline: timedelta | None = None
@@ -52,6 +53,8 @@ class Wishes:
     spot: LossRate | None = None
     overhead_hours: float = 0.0
     excluded: frozenset[str] = frozenset()
+    aside_hours: float = 0.0
+    aside_usd: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
@@ -110,7 +113,7 @@ class _Planner:
 
     def bounds(self, reserve: float) -> Bounds:
         budget = (
-            float(self.wishes.budget) - spent_usd(self.groups, self.catalogue)
+            float(self.wishes.budget) - spent_usd(self.groups, self.catalogue) - self.wishes.aside_usd
             if self.wishes.budget is not None
             else None
         )
@@ -185,12 +188,12 @@ class _Planner:
         even_usd: float,
     ) -> Plan:
         strata = self.strata(assignment)
-        boots = sum(
+        beside = self.wishes.aside_usd + sum(
             count * self.catalogue.offer(name.removesuffix(SPOT)).boot_hours * self._usd_per_hour(name)
             for name, count in machines.items()
         )
         in_budget = (
-            seen.probability_of_cost_within(float(self.wishes.budget) - boots)
+            seen.probability_of_cost_within(float(self.wishes.budget) - beside)
             if self.wishes.budget is not None
             else None
         )
@@ -208,8 +211,8 @@ class _Planner:
             budget=self.wishes.budget,
             pools=tuple(pool for pool in pools if pool.evaluations),
             assignment=_split(assignment),
-            hours=_range(seen.hours),
-            cost=_usd_range(seen.cost.shifted(boots)),
+            hours=_range(seen.hours.shifted(self.wishes.aside_hours)),
+            cost=_usd_range(seen.cost.shifted(beside)),
             end_hours=_range(seen.end_hours),
             probability_in_time=self.in_time(seen) if self.deadline_hours is not None else None,
             probability_in_budget=in_budget,

@@ -48,6 +48,7 @@ def rehearse(
     replicates: int = 1000,
     seed: int = 0,
     overhead_hours: float = 0.0,
+    aside_usd: float = 0.0,
     losses: LossRate | None = None,
     zone_share: float = 0.5,
     zones: int = 3,
@@ -61,12 +62,13 @@ def rehearse(
         replicates: how often.
         seed: of all draws.
         overhead_hours: pull and staging of an evaluation.
+        aside_usd: what was spent on probes.
         losses: of spot machines; drawn anew for each tenth of the replicates, as it is uncertain.
         zone_share, zones: how many of the losses take a whole zone, and of how many zones.
     """
     rng = np.random.default_rng(seed)
     strata = strata_of(groups, catalogue, plan.assignment, overhead_hours)
-    usd = np.full(replicates, spent_usd(groups, catalogue))
+    usd = np.full(replicates, spent_usd(groups, catalogue) + aside_usd)
     ends, lost = np.zeros(replicates), np.zeros(replicates)
     traces: list[Outcome] = []
     for planned in plan.pools:

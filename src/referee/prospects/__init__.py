@@ -4,6 +4,7 @@
 |---|---|
 | `fleet` | the machine types that a challenge's engine has, as the planner's catalogue |
 | `history` | the ledger's attempts as the planner's groups |
+| `probing` | a few files of some of the pilot on every machine type, for the speed of each |
 | `drawing` | the pilot of a phase, drawn and resumed |
 | `lessons` | what the attempts so far have taught: start-up, time for an item, memory, failures, speeds |
 | `execution` | the confirmed plan as the controller's orders |

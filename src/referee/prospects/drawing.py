@@ -97,13 +97,40 @@ def most_that_it_costs(challenge: Challenge, machines: Mapping[str, MachineType]
 
 
 def pilot_orders(
-    challenge: Challenge, machines: Mapping[str, MachineType], pilot: Sequence[str], kinds: Mapping[str, str]
+    challenge: Challenge,
+    machines: Mapping[str, MachineType],
+    pilot: Sequence[str],
+    kinds: Mapping[str, str],
+    *,
+    probed: bool = False,
+    aside_usd: Decimal = Decimal(0),
 ) -> Orders:
-    """Run these only, spread over all machine types that fit, so that the speed of each is learned."""
+    """Run these only.
+
+    Args:
+        challenge: for limits and budget.
+        machines: those of the engine.
+        pilot: the evaluations.
+        kinds: of each.
+        probed: whether probes will tell the speed of each machine type. Then the pilot's runs, the official ones, go
+            where an hour of work is cheapest; else they are spread over all types that fit, so that it is learned.
+        aside_usd: what was spent on probes before.
+    """
     shares: dict[str, dict[str, int]] = {}
     for kind in sorted(set(kinds.values())):
         types = fitting(challenge, machines, kind)
         number = sum(kinds[name] == kind for name in pilot)
         if len(types) > 1 and number:
             shares[kind] = {name: -(-number // len(types)) for name in types}
-    return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget)
+            if probed:
+                shares[kind] = {_cheapest_for_work(types, machines): number}
+    return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget, aside_usd=aside_usd)
+
+
+def _cheapest_for_work(types: Sequence[str], machines: Mapping[str, MachineType]) -> str:
+    """By price and declared speed; of equals the one with the lowest price an hour, and so the fewest CPUs."""
+
+    def usd_for_work(name: str) -> tuple[Decimal, Decimal, str]:
+        return machines[name].price / Decimal(repr(machines[name].speed)), machines[name].price, name
+
+    return min(types, key=usd_for_work)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 
 from referee.challenge import SPOT, Challenge, MachineType
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger, PlanConfirmed
 from referee.orders import Orders
 from referee.planning.plan import Plan, PoolPlan, parse_plan
+from referee.prospects.probing import probe_attempts, usd_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def standing_orders(
     """
     confirmed = confirmed_plans(ledger, phase)
     if confirmed:
-        return orders_of(confirmed[-1], challenge)
+        return replace(orders_of(confirmed[-1], challenge), aside_usd=aside_usd(ledger, phase, machines))
     if is_paid(machines):
         raise ConfigurationError(
             f"These machines cost money, and no plan was confirmed for {phase}.",
@@ -62,6 +64,11 @@ def standing_orders(
             " `referee run --plan plan.json`.",
         )
     return None
+
+
+def aside_usd(ledger: Ledger, phase: str, machines: Mapping[str, MachineType]) -> Decimal:
+    """What was spent on a phase's probes."""
+    return usd_of(probe_attempts(ledger, phase), machines)
 
 
 def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, MachineType], started: int) -> None:

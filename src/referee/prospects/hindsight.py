@@ -98,7 +98,7 @@ def hindsight(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -
     ended = tuple(sorted(row.ended_at for row in past.evaluations if row.ended_at is not None))
     outcome = None
     if past.finished:
-        hours = [(row, seconds_taken(row, now) / 3600) for row in past.attempts]
+        hours = [(row, seconds_taken(row, now) / 3600) for row in (*past.attempts, *past.aside)]
         usd = dollars(sum(taken * prices.get(row.machine_type, 0.0) for row, taken in hours))
         outcome = Outcome(sum(taken for _, taken in hours), usd, ended[-1])
     warnings = [
@@ -159,7 +159,7 @@ def _idle_after(past: History, at: datetime) -> timedelta:
 
 def _side_by_side(past: History, now: datetime) -> tuple[tuple[datetime, int], ...]:
     changes: list[tuple[datetime, int]] = []
-    for row in past.attempts:
+    for row in (*past.attempts, *past.aside):
         began = row.started_at or row.submitted_at or row.planned_at
         changes.append((began, 1))
         changes.append((began + timedelta(seconds=seconds_taken(row, now)), -1))

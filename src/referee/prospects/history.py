@@ -13,6 +13,7 @@ from referee.orders import originals
 from referee.planning.catalogue import Catalogue
 from referee.planning.groups import Group
 from referee.planning.observation import Observation, Requirement, groups_of
+from referee.prospects.probing import probe_attempts, probes
 from referee.verdicts import Verdict
 
 
@@ -24,11 +25,13 @@ class History:
         evaluations: those that are run themselves: no copies of an equal image, none that could never be started.
         attempts: theirs that an engine was given, in the order in which they were planned.
         kinds: of each evaluation.
+        aside: attempts of probes: no result comes of them, but they are paid for.
     """
 
     evaluations: tuple[queries.EvaluationRow, ...]
     attempts: tuple[queries.AttemptRow, ...]
     kinds: Mapping[str, str]
+    aside: tuple[queries.AttemptRow, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -54,7 +57,8 @@ def history(challenge: Challenge, ledger: Ledger, phase: str) -> History:
         for row in queries.attempts(ledger, phase=phase)
         if row.evaluation in names and row.submitted_at is not None and row.verdict is not Verdict.DUPLICATE
     )
-    return History(rows, attempts, {row.evaluation: row.submission_kind for row in rows})
+    aside = tuple(row for row in probe_attempts(ledger, phase) if row.submitted_at is not None)
+    return History(rows, attempts, {row.evaluation: row.submission_kind for row in rows}, aside)
 
 
 def groups(challenge: Challenge, past: History, catalogue: Catalogue, now: datetime) -> list[Group]:
@@ -65,7 +69,15 @@ def groups(challenge: Challenge, past: History, catalogue: Catalogue, now: datet
         sizes,
         {kind: requirement(challenge, kind) for kind in sizes},
         _limits(challenge, past, catalogue),
+        probes(past.attempts, past.aside, past.kinds),
     )
+
+
+def spent_aside(past: History, catalogue: Catalogue, now: datetime) -> tuple[float, float]:
+    """Machine hours and US dollars of the probes so far."""
+    hours = [(row.machine_type, seconds_taken(row, now) / 3600) for row in past.aside]
+    prices = {name: float(offer.price) for name, offer in catalogue.offers.items()}
+    return sum(each for _, each in hours), sum(each * prices.get(name, 0.0) for name, each in hours)
 
 
 def requirement(challenge: Challenge, kind: str) -> Requirement:

@@ -25,7 +25,7 @@ from referee.planning.strata import strata_of
 from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.execution import Confirmed, confirmed_plans
 from referee.prospects.fleet import fleet
-from referee.prospects.history import History, groups, history
+from referee.prospects.history import History, groups, history, spent_aside
 from referee.units import format_duration
 from referee.verdicts import Blame, blame
 
@@ -147,7 +147,7 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     drifted = _drift(seen)
     strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, past, catalogue, confirmed), 0.0), drifted)
     machines = _machines(strata, catalogue, confirmed)
-    expected = forecast(strata, machines, confidence=CONFIDENCE)
+    expected = _with_aside(forecast(strata, machines, confidence=CONFIDENCE), spent_aside(past, catalogue, now))
     deadline, budget, confidence = _wishes(challenge, confirmed)
     advice = advise(
         expected,
@@ -173,6 +173,14 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
         ),
         burn_up(ended, (now - began).total_seconds() / 3600, expected),
         began,
+    )
+
+
+def _with_aside(expected: Forecast, aside: tuple[float, float]) -> Forecast:
+    """The forecast of the whole, with the hours and dollars that probes took."""
+    hours, usd = aside
+    return replace(
+        expected, hours=expected.hours.shifted(hours), cost=expected.cost.shifted(usd), costs=expected.costs + usd
     )
 
 
@@ -272,7 +280,9 @@ def _with_proposals(
     said = [advice.proposal]
     deadline, budget, confidence, now = wanted
     if len(catalogue.offers) > 1:
-        wishes = Wishes(deadline - now if deadline and deadline > now else None, budget, confidence, challenge.quotas)
+        hours, usd = spent_aside(past, catalogue, now)
+        left = deadline - now if deadline and deadline > now else None
+        wishes = Wishes(left, budget, confidence, challenge.quotas, aside_hours=hours, aside_usd=usd)
         try:
             plan = make_plan(challenge.name, "", seen, catalogue, wishes)
         except ConfigurationError:

@@ -11,7 +11,7 @@ from referee.challenge import Challenge
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger
 from referee.planning.catalogue import Catalogue
-from referee.planning.groups import Group
+from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
 from referee.planning.plan import DeadlineCost, Plan
 from referee.planning.planner import Wishes, make_plan
@@ -19,7 +19,7 @@ from referee.planning.rehearsal import Rehearsal, rehearse
 from referee.planning.tables import cost_against_deadline, runtime_quantiles
 from referee.prospects.fleet import everything, fleet
 from referee.prospects.hindsight import Spread
-from referee.prospects.history import groups, history
+from referee.prospects.history import groups, history, spent_aside
 from referee.units import format_duration
 
 _DEADLINES = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
@@ -52,21 +52,30 @@ def propose(
             hint=f"Run a pilot first: `referee pilot --phase {phase} --count 20`.",
         )
     # Hours that were seen elsewhere have a speed, too.
-    known = catalogue.joined({k: v for k, v in fleet(challenge).offers.items() if k in _used(past.attempts)})
+    known = catalogue.joined(
+        {k: v for k, v in fleet(challenge).offers.items() if k in _used((*past.attempts, *past.aside))}
+    )
     seen = groups(challenge, past, known, now)
-    wishes = replace(wishes, excluded=frozenset(known.offers) - frozenset(catalogue.offers))
+    hours, usd = spent_aside(past, known, now)
+    wishes = replace(
+        wishes, excluded=frozenset(known.offers) - frozenset(catalogue.offers), aside_hours=hours, aside_usd=usd
+    )
     plan = make_plan(challenge.name, phase, seen, known, wishes)
     plan = plan.model_copy(
         update={
             "made_at": now,
             "by_deadline": _curve(seen, known, wishes, plan),
-            "warnings": (*plan.warnings, *_unknown_speeds(catalogue, seen)),
+            "warnings": (*plan.warnings, *_unknown_speeds(known, catalogue, seen)),
         }
     )
     spreads = tuple(
         Spread(group.name, name, hours) for group in seen for name, hours in runtime_quantiles(group).items()
     )
-    rehearsal = rehearse(plan, seen, known, replicates=_SHORT_REHEARSAL, losses=wishes.spot) if plan.pools else None
+    rehearsal = (
+        rehearse(plan, seen, known, replicates=_SHORT_REHEARSAL, losses=wishes.spot, aside_usd=usd)
+        if plan.pools
+        else None
+    )
     return Proposal(plan, rehearsal, spreads)
 
 
@@ -83,9 +92,15 @@ def _curve(seen: Sequence[Group], catalogue: Catalogue, wishes: Wishes, plan: Pl
     return tuple(DeadlineCost(days=each.days, usd=each.usd, machines=each.machines) for each in points)
 
 
-def _unknown_speeds(catalogue: Catalogue, seen: Sequence[Group]) -> tuple[str, ...]:
-    ran_on = {name for group in seen for name in group.seen}
-    unknown = [name for name, offer in catalogue.offers.items() if name not in ran_on and offer.speed == 1.0]
+def _unknown_speeds(known: Catalogue, catalogue: Catalogue, seen: Sequence[Group]) -> tuple[str, ...]:
+    told = {
+        name
+        for group in seen
+        if group.seen
+        for name in known.offers
+        if name in group.seen or ratio(group, known, group.mostly_on, name).known_from != "declared"
+    }
+    unknown = [name for name, offer in catalogue.offers.items() if name not in told and offer.speed == 1.0]
     if not unknown:
         return ()
     named = ", ".join(unknown)
@@ -151,4 +166,6 @@ def rehearsed(challenge: Challenge, ledger: Ledger, plan: Plan, now: datetime, r
             f"The plan was made when {plan.started} evaluations had started; now {started} have.",
             hint="Make it anew with `referee plan`.",
         )
-    return Rehearsed(plan, replicates, rehearse(plan, seen, catalogue, replicates=replicates, seed=seed))
+    _, usd = spent_aside(past, catalogue, now)
+    found = rehearse(plan, seen, catalogue, replicates=replicates, seed=seed, aside_usd=usd)
+    return Rehearsed(plan, replicates, found)
