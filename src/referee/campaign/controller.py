@@ -1,72 +1,40 @@
-"""The controller: reconcile what the ledger wants with what the engine says, until every evaluation has ended.
-
-One pass (`Campaign.step`) settles the attempts that ended, asks the policy what comes next, and dispatches as much as
-the engine takes. Nothing is held in memory that is not in the ledger, so the controller can be killed between any two
-instructions: the next one adopts what runs, reads the results that were written meanwhile, and goes on.
-"""
+"""The controller: one pass after another from the ledger, until every evaluation has ended."""
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from referee.attempts import AttemptResult, AttemptSpec, read_claim, read_result
+from referee.attempts import AttemptSpec
+from referee.campaign.intents import intended, specified
+from referee.campaign.requests import to_be_held, to_be_requested
+from referee.campaign.settlement import ended, fenced, result_of
 from referee.challenge import Challenge
 from referee.engines.contract import Engine, Job, JobState, Observation, Remote
-from referee.errors import HostError, ObjectStoreError, RefereeError
+from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
-    AttemptEnded,
-    AttemptFenced,
     AttemptPlanned,
     AttemptSubmitted,
     CampaignFinished,
     DispatchStopped,
     EvaluationEnded,
-    EvaluationHeld,
     EvaluationReopened,
-    EvaluationRequested,
     Lease,
     NodeQuarantined,
     queries,
 )
 from referee.objects import ObjectMissingError, ObjectStore
-from referee.orders import (
-    Orders,
-    Purse,
-    dispatch_order,
-    longest_first,
-    originals,
-    probe_items,
-    smoke_items,
-    used_shares,
-)
+from referee.orders import Orders, Purse, longest_first, originals, used_shares
 from referee.phases import PhaseData
 from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health
-from referee.routing import NoRoute, Route, limits_on, route
+from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
-_RESULT_LIMIT_BYTES = 1 << 20
 _POLL_SECONDS = 2.0
 _QUARANTINE = "Two host faults in a row, of different evaluations: nothing more is started there until it is released."
 _MOST_REFUSALS = 3
 _NO_WORKER = "No worker of this attempt was found any more."
-_LATE = "A result was written after the attempt had been declared lost; it is left aside."
-_DOUBLED = "Two workers were started for it; the second found the first one's claim and ended without running anything."
-_TAKEN_FROM_RESULT = {
-    "attempt",
-    "node",
-    "started_at",
-    "ended_at",
-    "exit_status",
-    "signal",
-    "signature",
-    "detail",
-    "predictions_digest",
-    "predictions_rows",
-    "log_digest",
-}
 
 
 _Candidate = tuple[str, tuple[Outcome, ...], Dispatch]
@@ -176,38 +144,9 @@ class Campaign:
     # What is wanted
 
     def _request(self) -> None:
-        asked = {row.submission for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
-        fresh = [row for row in self._wanted() if row.submission not in asked]
-        ordered = dispatch_order(fresh, self._challenge.engine.order, self._challenge.engine.seed)
-        self._lease.append(
-            [
-                EvaluationRequested(
-                    evaluation=".".join(filter(None, (row.submission, self._phase, self._series))),
-                    submission=row.submission,
-                    phase=self._phase,
-                    order=len(asked) + place,
-                    series=self._series,
-                )
-                for place, row in enumerate(ordered)
-            ]
-        )
-
-    def _wanted(self) -> list[queries.SubmissionRow]:
-        """The submissions to be evaluated; what is held back and not evaluated yet is recorded with the reason."""
-        rows = queries.submissions(self._ledger)
-        if self._further is not None:
-            return [row for row in rows if row.submission in self._further.submissions]
-        off = queries.taken_off(self._ledger)
-        known = queries.held(self._ledger, self._phase)
-        evaluated = {row.submission for row in queries.evaluations(self._ledger, self._phase)}
-        self._lease.append(
-            [
-                EvaluationHeld(submission=submission, phase=self._phase, reason=reason)
-                for submission, reason in self._held.items()
-                if known.get(submission) != reason and submission not in evaluated
-            ]
-        )
-        return [row for row in rows if row.submission not in off and row.submission not in self._held]
+        held = to_be_held(self._ledger, self._phase, self._held) if self._further is None else []
+        self._lease.append(held)
+        self._lease.append(to_be_requested(self._ledger, self._challenge, self._phase, self._further, self._held))
 
     def _reopen(self) -> None:
         # What ended only because a machine was missing or the operator stopped it is wanted again by a new `run`.
@@ -234,7 +173,11 @@ class Campaign:
             if name in self._jobs:
                 continue
             specs = self._stored_specs(name)
-            if specs and self._result(rows[name]) is None and not self._objects.exists(f"claims/{name}.json"):
+            if (
+                specs
+                and result_of(self._objects, rows[name]) is None
+                and not self._objects.exists(f"claims/{name}.json")
+            ):
                 # Planned, but no worker ever began: it may or may not have been submitted. Submitting it again is
                 # safe, since of two workers only one gets the claim.
                 if not self._draining and not self.stopped_because:
@@ -266,52 +209,12 @@ class Campaign:
                 del self._jobs[name]
 
     def _end(self, row: queries.AttemptRow, seen: Observation) -> None:
-        """Record how an attempt ended: by its worker's result, or as lost where there is none."""
-        result = self._result(row)
-        if isinstance(result, AttemptResult):
-            verdict = result.verdict
-            if row.attempt in self._cancelled and verdict is Verdict.INTERRUPTED:
-                verdict = Verdict.CANCELLED
-            event = AttemptEnded(
-                reported_by="worker",
-                verdict=verdict,
-                **result.model_dump(include=_TAKEN_FROM_RESULT),
-                measurements=result.measurements,
-            )
-        elif result is None:
-            verdict = Verdict.CANCELLED if row.attempt in self._cancelled else seen.lost_as
-            event = AttemptEnded(
-                attempt=row.attempt,
-                verdict=verdict,
-                node=seen.node or self._claimed_by(row.attempt),
-                detail=seen.reason or "The worker ended without a result.",
-                reported_by="controller",
-            )
-        else:
-            event = AttemptEnded(
-                attempt=row.attempt,
-                verdict=Verdict.RESULT_LOST,
-                node=seen.node,
-                detail=str(result),
-                reported_by="controller",
-            )
-        self._lease.append([event])
+        self._lease.append([ended(self._objects, row, seen, cancelled=row.attempt in self._cancelled)])
 
-    def _result(self, row: queries.AttemptRow) -> AttemptResult | RefereeError | None:
-        """The attempt's result; None if there is none; the error if what is there is not a result of this attempt."""
-        try:
-            data = self._objects.get(f"results/{row.result_key}/result.json", limit_bytes=_RESULT_LIMIT_BYTES)
-            return read_result(data, row.attempt)
-        except ObjectMissingError:
-            return None
-        except (ObjectStoreError, HostError) as error:
-            return error
-
-    def _claimed_by(self, attempt: str) -> str | None:
-        try:
-            return read_claim(self._objects.get(f"claims/{attempt}.json", limit_bytes=_RESULT_LIMIT_BYTES))
-        except ObjectStoreError:
-            return None
+    def _fence(self) -> None:
+        rows = queries.attempts(self._ledger, phase=self._phase, series=self._series)
+        for event in fenced(self._objects, rows):
+            self._lease.append([event])
 
     # What comes next
 
@@ -416,7 +319,7 @@ class Campaign:
                 break
             room[found.machine_type] -= 1
             used[row.submission_kind, found.machine_type] += not action.smoke
-            intent = self._plan(row, found, smoke=action.smoke)
+            intent = intended(self._challenge, row, found, engine=self._engine.name, smoke=action.smoke)
             planned.append(intent)
             avoided = action.avoid_nodes | self._quarantined | self._used_before(row, found.machine_type)
             specs.append(self._spec(row, intent, avoided))
@@ -446,42 +349,16 @@ class Campaign:
         public = {row.submission: row.public_runtime_seconds or 0.0 for row in queries.submissions(self._ledger)}
         return longest_first(candidates, lambda each: public[rows[each[0]].submission])
 
-    def _plan(self, row: queries.EvaluationRow, found: Route, *, smoke: bool) -> AttemptPlanned:
-        return AttemptPlanned(
-            attempt=f"{row.evaluation}.{row.attempts + 1}",
-            evaluation=row.evaluation,
-            number=row.attempts + 1,
-            machine_type=found.machine_type,
-            engine=self._engine.name,
-            result_key=secrets.token_hex(16),
-            level=self._challenge.sandbox.level,
-            reference=found.reference,
-            wall_time_scale=found.wall_time_scale,
-            smoke=smoke,
-        )
-
     def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned, avoided: Collection[str]) -> AttemptSpec:
-        few = self._challenge.smoke.items if intent.smoke or self._probing else None
-        return AttemptSpec(
-            attempt=intent.attempt,
-            evaluation=row.evaluation,
+        return specified(
+            self._challenge,
+            row,
+            intent,
             campaign=queries.campaign(self._ledger).campaign,
-            submission=row.submission,
-            phase=self._phase,
-            image=row.image,
-            phase_data_key=self._data_key,
-            items=None if few is None else smoke_items(self._data.names, few),
-            result_key=intent.result_key,
-            private=self._challenge.phase(self._phase).visibility == "private",
-            gpus=self._challenge.limits.gpus if row.submission_kind == "gpu" else 0,
-            level=intent.level,
-            accepted_risks=self._challenge.sandbox.accepted_risks,
-            machine_type=intent.machine_type,
-            wall_time_scale=intent.wall_time_scale,
-            avoid_nodes=tuple(sorted(avoided)),
-            contract=self._challenge.contract,
-            limits=limits_on(self._challenge.limits, self._engine.machines()[intent.machine_type]),
-            predictions=self._challenge.predictions,
+            data=self._data,
+            machine=self._engine.machines()[intent.machine_type],
+            few=intent.smoke or self._probing,
+            avoided=avoided,
         )
 
     def _submit(self, specs: Sequence[AttemptSpec]) -> None:
@@ -501,17 +378,6 @@ class Campaign:
         if jobs:
             self._lease.append([AttemptSubmitted(attempt=job.attempt, handle=job.handle) for job in jobs])
 
-    def _fence(self) -> None:
-        """Record results that came after their attempt was declared lost, and workers too many; they change nothing."""
-        doubled = {key.split("/")[1]: key for key in self._objects.list("duplicates")}
-        for row in queries.attempts(self._ledger, phase=self._phase, series=self._series):
-            if row.verdict is None or row.fenced is not None:
-                continue
-            if row.reported_by == "controller" and isinstance(self._result(row), AttemptResult):
-                self._lease.append([AttemptFenced(attempt=row.attempt, reason=_LATE)])
-            elif row.attempt in doubled:
-                self._lease.append([AttemptFenced(attempt=row.attempt, reason=_DOUBLED)])
-
     def _route(
         self,
         row: queries.EvaluationRow,
@@ -524,18 +390,3 @@ class Campaign:
         if self._further is not None and self._further.machine_type is not None:
             machines = {name: machine for name, machine in machines.items() if name == self._further.machine_type}
         return route(self._challenge, machines, row.submission_kind, demand, last=last, among=among)
-
-
-def for_series(challenge: Challenge, series: queries.SeriesRow) -> Challenge:
-    """The challenge as a series of further runs is made under: its own limits, every file, and mostly every image.
-
-    Only a rejudging lets equal images share one run: it makes official results, and there that is the rule. Only a
-    probe is on a few files.
-    """
-    few = probe_items(challenge.smoke) if series.purpose == "probe" else None
-    changes: dict[str, object] = {"smoke": challenge.smoke.model_copy(update={"items": few})}
-    if series.limits is not None:
-        changes["limits"] = series.limits
-    if series.purpose != "rejudging":
-        changes["duplicates"] = "run_each"
-    return challenge.model_copy(update=changes)
