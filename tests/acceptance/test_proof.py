@@ -87,5 +87,6 @@ def test_a_promise_that_cannot_be_shown_stops_the_campaign_or_is_accepted_by_nam
     assert as_json(folder, "status", "--phase", "private_test")["accepted_risks"] == ["neutral_names"]
     assert "neutral_names" in referee(folder, "leaderboard")
     assert "neutral_names" in referee(folder, "leaderboard", "--markdown")
+    assert as_json(folder, "leaderboard")["accepted_risks"] == ["neutral_names"]
     assert "neutral_names" in referee(folder, "ledger", "events")
     assert as_json(folder, "status", "--phase", "private_test")["verdicts"]["ok"] == 1

@@ -20,6 +20,7 @@ from referee.report.bill import bill
 from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
 from referee.scoring.leaderboard import leaderboard, unblinded
 from referee.scoring.metric import constant_half, find_metric
+from referee.scoring.shakeup import shake_up
 from referee.verdicts import Blame, Verdict
 
 METRICS = [find_metric("log_loss"), find_metric("roc_auc")]
@@ -208,6 +209,31 @@ def test_the_shake_up_is_told_among_those_on_both_boards() -> None:
     assert "s-a t-a 0.40000 0.30000 3 ▲ 1" in text
     assert "s-b t-b 0.50000 0.20000 2 ▼ 1" in text
     assert "The median move is 1 place. Rank correlation: Spearman -1.000, Kendall -1.000." in text
+
+
+def test_the_shake_up_tells_groups_apart_by_shape_as_well_as_by_colour() -> None:
+    names = [f"s-{place:02}" for place in range(14)]
+    theirs = [score(name, 0.3 + place / 100, phase="public_test") for place, name in enumerate(names)]
+    mine = [score(name, 0.3 + (place + 3) % 14 / 100) for place, name in enumerate(names)]
+    public = leaderboard("public_test", METRICS, [evaluation(n, phase="public_test") for n in names], theirs)
+    board = leaderboard("private_test", METRICS, list(map(evaluation, names)), mine, public=public)
+    found = shake_up(public, board)
+    groups = tuple(
+        Group(column="organic", value=value, items=20, scores=dict.fromkeys(names, at))
+        for value, at in (("yes", 0.3), ("</text><script>", 0.5))
+    )
+    zones = pictures.shake_up(board, found) or ""
+    assert all(f"top 10 {where}" in zones for where in ("on both", "before only", "after only"))
+    assert "organic" not in zones
+    drawn = pictures.shake_up(board, found, groups) or ""
+    assert "organic" in drawn
+    assert "yes, 20 files" in drawn
+    assert "<script" not in drawn
+    for picture, kinds in ((zones, 3), (drawn, 3)):
+        assert len(set(re.findall(r'transform="translate\([^)]*\)" d="([^"]+)"', picture))) >= kinds
+    # Where everyone is in the zone and the files have no groups, there is nothing to tell apart.
+    few = leaderboard("private_test", METRICS, [evaluation("s-00")], mine[:1], public=public)
+    assert "top " not in (pictures.shake_up(few, shake_up(public, few)) or "")
 
 
 def test_the_constant_half_stands_between_the_rows_it_separates() -> None:

@@ -37,6 +37,13 @@ def test_smaller_log_loss_ranks_first_and_ties_share_the_best_rank() -> None:
     assert [(row.rank, row.submission) for row in found.rows] == [(1, "s-b"), (2, "s-a"), (2, "s-c"), (4, "s-d")]
 
 
+def test_accepted_risks_are_told_behind_the_board_and_only_where_there_are_some() -> None:
+    found = board({"s-a": 0.5})
+    told = json.loads(found.to_json(["core_files"]))
+    assert told.pop("accepted_risks") == ["core_files"]
+    assert told == json.loads(found.to_json())
+
+
 def test_scores_are_compared_exactly_and_never_rounded() -> None:
     close = math.nextafter(0.5, 1)
     found = board({"s-a": close, "s-b": 0.5})

@@ -82,7 +82,10 @@ def leaderboard(
     markdown: Annotated[bool, Parameter(name="--markdown", negative="", help="Print Markdown.")] = False,
     unblind: Unblind = False,
 ) -> None:
-    """The board: ranks, scores, the public board beside the private one, and whoever has no score, with the reason."""
+    """The board: ranks, scores, the public board beside the private one, and whoever has no score, with the reason.
+
+    Risks of the sandbox that the operator accepted are printed with it; in the JSON under `accepted_risks`.
+    """
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         name = workspace.phase_or_default(ledger, phase)
@@ -92,7 +95,7 @@ def leaderboard(
         if unblind:
             board = _named(ledger, board, "leaderboard")
     if json:
-        sys.stdout.write(board.to_json())
+        sys.stdout.write(board.to_json(risks))
     elif csv:
         sys.stdout.write(board.to_csv())
     elif markdown:

@@ -47,7 +47,7 @@ def render_report(data: ReportData) -> str:
     standings = data.analysis.standings if data.analysis else None
     drawn = {
         "scores": pictures.score_distribution(data.board),
-        "shake_up": pictures.shake_up(data.board),
+        "shake_up": pictures.shake_up(data.board, data.shake_up, data.analysis.groups if data.analysis else ()),
         "certainty": pictures.certainty(standings) if standings else None,
         "groups": _groups_picture(data),
         "reliability": pictures.reliability(data.analysis.reliability) if data.analysis else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import vl_convert
 from referee.report.data import Failure, Run
 from referee.scoring.analysis import Group, ReliabilityPoint
 from referee.scoring.leaderboard import Leaderboard
+from referee.scoring.shakeup import ShakeUp
 from referee.scoring.standings import Standings
 from referee.verdicts import Blame, Verdict, blame
 
@@ -37,6 +39,14 @@ _VARIABLES = {
     **{colour: f"--{whose.value}" for whose, colour in _BY_BLAME.items()},
 }
 INK, QUIET, LINE, VALID = _INK, _QUIET, _LINE, _BY_BLAME[Blame.NONE]
+# Told apart without colours too: a shape, and the colour that goes with it.
+_SHAPES = (
+    ("circle", _BY_BLAME[Blame.NONE]),
+    ("triangle-up", _BY_BLAME[Blame.SUBMISSION]),
+    ("cross", _BY_BLAME[Blame.HOST]),
+    ("square", _BY_BLAME[Blame.AMBIGUOUS]),
+    ("diamond", _LINE),
+)
 _BINS = 30
 _STANDINGS = 40
 _GROUPS = 40
@@ -76,29 +86,88 @@ def score_distribution(board: Leaderboard) -> str | None:
     return drawing.svg(alt.layer(*layers).properties(width=WIDTH, height=200))
 
 
-def shake_up(board: Leaderboard) -> str | None:
-    """Public against private score, one point for each submission; None if none has both."""
-    drawing = Drawing("shake-up")
-    points = [{"public": row.public_score, "private": row.score} for row in board.rows if row.public_score is not None]
+def shake_up(board: Leaderboard, found: ShakeUp | None = None, groups: Sequence[Group] = ()) -> str | None:
+    """Public against private score, one point for each submission; None if none has both.
+
+    Beside it, where the items have groups, the same for the private score on each group's files alone. Points are told
+    apart by colour and by shape, so that the picture can be read without colours: by the zone on top of either board
+    (`found`), and by the first metadata column of few groups.
+    """
+    points = [row for row in board.rows if row.public_score is not None]
     if not points:
         return None
+    drawing = Drawing("shake-up")
+    zones = _zones(found)
+    rows = [
+        {"public": row.public_score, "private": row.score, "kind": zones.get(row.submission, "others")}
+        for row in points
+    ]
+    kinds = [kind for kind in (*_zone_names(found), "others") if any(row["kind"] == kind for row in rows)]
+    panels = [_against(drawing, rows, kinds, board, f"{board.metric} on {board.phase}", "on both boards")]
+    column = next(
+        (name for name, many in Counter(one.column for one in groups).items() if 1 < many <= len(_SHAPES)), None
+    )
+    if column is not None:
+        mine = [group for group in groups if group.column == column]
+        labels = {group.value: f"{group.value or '(empty)'}, {group.items} files" for group in mine}
+        rows = [
+            {"public": row.public_score, "private": value, "kind": labels[group.value]}
+            for group in mine
+            for row in points
+            if (value := group.scores.get(row.submission)) is not None
+        ]
+        title = f"{board.metric} on the files of each group"
+        panels.append(_against(drawing, rows, list(labels.values()), board, title, column))
+    return drawing.svg(alt.hconcat(*panels, spacing=24).resolve_scale(color="independent", shape="independent"))
+
+
+def _against(
+    drawing: Drawing, rows: Sequence[dict[str, Any]], kinds: Sequence[str], board: Leaderboard, title: str, legend: str
+) -> Any:
+    """One square of the shake-up: the dashed diagonal, and the points by kind."""
     reference = board.reference.score if board.reference else None
-    values = [value for point in points for value in point.values() if value is not None]
+    values = [row[axis] for row in rows for axis in ("public", "private")]
     low, high = min(values), max(values)
     if reference is not None and not board.greater_is_better and high > 4 * reference:
         high = max(2 * reference, sorted(values)[len(values) * 3 // 4])
     margin = 0.05 * ((high - low) or 1.0)
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False, clamp=True, zero=False)
-    diagonal = [{"public": low - margin, "private": low - margin}, {"public": high + margin, "private": high + margin}]
+    diagonal = [{"public": at, "private": at} for at in (low - margin, high + margin)]
     x = alt.X("public:Q", title=f"{board.metric} on {board.public_phase}", scale=scale)
-    y = alt.Y("private:Q", title=f"{board.metric} on {board.phase}", scale=scale)
-    chart = alt.layer(
+    y = alt.Y("private:Q", title=title, scale=scale)
+    shown = alt.Legend(title=legend, orient="top", columns=2) if len(kinds) > 1 else None
+    used = [_SHAPES[place % len(_SHAPES)] for place in range(len(kinds))]
+    colour = alt.Scale(domain=list(kinds), range=[colour for _, colour in used])
+    shape = alt.Scale(domain=list(kinds), range=[shape for shape, _ in used])
+    return alt.layer(
         drawing.chart(diagonal).mark_line(color=_QUIET, strokeDash=[4, 4]).encode(x=x, y=y),
-        drawing.chart(points)
-        .mark_circle(color=_BY_BLAME[Blame.NONE], size=60 if len(points) < 200 else 12, opacity=0.7)
-        .encode(x=x, y=y),
-    )
-    return drawing.svg(chart.properties(width=380, height=380))
+        drawing.chart(rows)
+        .mark_point(size=60 if len(rows) < 200 else 16, opacity=0.8, strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("kind:N", scale=colour, legend=shown),
+            shape=alt.Shape("kind:N", scale=shape, legend=shown),
+        ),
+    ).properties(width=(WIDTH - 150) // 2, height=(WIDTH - 150) // 2)
+
+
+def _zone_names(found: ShakeUp | None) -> tuple[str, ...]:
+    top = found.top if found else 0
+    return (f"top {top} on both", f"top {top} before only", f"top {top} after only")
+
+
+def _zones(found: ShakeUp | None) -> dict[str, str]:
+    """Who stands on top of either board, if not everyone does."""
+    if found is None or found.top >= len(found.moves):
+        return {}
+    both, before, after = _zone_names(found)
+    return {
+        move.submission: both if was and now else before if was else after
+        for move in found.moves
+        for was, now in ((move.public_rank <= found.top, move.private_rank <= found.top),)
+        if was or now
+    }
 
 
 def certainty(found: Standings) -> str | None:
@@ -316,7 +385,7 @@ class Drawing:
             .configure_view(stroke=None)
             .configure_axis(**quiet, gridColor=_GRID, domainColor=_GRID, tickColor=_GRID, labelOverlap="greedy")
             .configure_axisY(domain=False, ticks=False)
-            .configure_legend(**quiet, symbolType="square")
+            .configure_legend(**quiet, symbolType="square", labelLimit=240)
         )
         specification = chart.to_dict() | {"datasets": self._datasets}
         svg: str = vl_convert.vegalite_to_svg(json.dumps(specification))

@@ -130,9 +130,14 @@ class Leaderboard:
         entries: tuple[Row | Unscored | Ruled, ...] = (*self.rows, *self.unscored, *self.ruled)
         return tuple(entry.submission for entry in entries)
 
-    def to_json(self) -> str:
-        """The board as JSON. `phase`, `metric`, `rows` and `unscored` with their first keys are stable for scripts."""
-        return json.dumps(self._document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    def to_json(self, accepted_risks: Sequence[str] = ()) -> str:
+        """The board as JSON. `phase`, `metric`, `rows` and `unscored` with their first keys are stable for scripts.
+
+        `accepted_risks` is the last key where the operator accepted any, and left out otherwise: boards in bundles and
+        the digests of rejudgings are of the board alone.
+        """
+        document = self._document() | ({"accepted_risks": list(accepted_risks)} if accepted_risks else {})
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
         """The board as CSV (RFC 4180); at the end, with neither rank nor score, who has none and who was ruled off."""
