@@ -11,7 +11,7 @@ import numpy as np
 from test_campaign import Stage
 
 from referee.attempts import AttemptSpec, Measurements
-from referee.campaign import Campaign
+from referee.campaign import Campaign, for_series
 from referee.engines.memory import MemoryEngine, Play
 from referee.ledger import Ledger, queries
 from referee.orders import Orders
@@ -38,11 +38,22 @@ def lengths(count: int, seed: int = 3, median: float = 600.0, sigma: float = 0.8
 
 
 class Season:
-    """A challenge whose submissions take these seconds; its ledger's clock is the engine's."""
+    """A challenge whose submissions take these seconds; its ledger's clock is the engine's.
+
+    `speeds` are the true ones of each submission on each machine type; without them the declared ones are true.
+    """
 
     def __init__(
-        self, folder: Path, seconds: Mapping[str, float], text: str = MACHINES, failing: frozenset[str] = frozenset()
+        self,
+        folder: Path,
+        seconds: Mapping[str, float],
+        text: str = MACHINES,
+        failing: frozenset[str] = frozenset(),
+        speeds: Mapping[str, Mapping[str, float]] | None = None,
+        cpus_used: float = 0.5,
     ) -> None:
+        self.speeds, self.cpus_used = dict(speeds or {}), cpus_used
+        self.specs: list[AttemptSpec] = []
         self.stage = Stage(folder, count=len(seconds), text=text)
         self.seconds, self.failing = dict(seconds), failing
         machines = self.stage.challenge.machines
@@ -50,7 +61,11 @@ class Season:
         self.engine: MemoryEngine = self.stage.engine(self._play, machines=machines, nodes=nodes)
 
     def _play(self, spec: AttemptSpec, _chance: random.Random) -> Play:
-        seconds = self.seconds[spec.submission] / self.stage.challenge.machines[spec.machine_type].speed
+        self.specs.append(spec)
+        declared = {spec.machine_type: self.stage.challenge.machines[spec.machine_type].speed}
+        seconds = self.seconds[spec.submission] / self.speeds.get(spec.submission, declared)[spec.machine_type]
+        if spec.items is not None:
+            seconds = 1 + seconds / 20  # a few files; start-up is as long
         failed = spec.submission in self.failing
         return Play(
             seconds=seconds,
@@ -58,7 +73,10 @@ class Season:
             predictions=b"filename,label\na.mp4,0.5\n",
             rows=1,
             measurements=Measurements(
-                wall_seconds=seconds - 1, cpu_seconds=seconds / 2, peak_memory_bytes=2**30, preparation_seconds=1
+                wall_seconds=seconds - 1,
+                cpu_seconds=(seconds - 1) * self.cpus_used,
+                peak_memory_bytes=2**30,
+                preparation_seconds=1,
             ),
         )
 
@@ -76,11 +94,13 @@ class Season:
         orders: Orders | None = None,
         until: int | None = None,
         on_step: Callable[[Ledger], object] = lambda _: None,
+        series: queries.SeriesRow | None = None,
     ) -> None:
-        """Run to the end, or until so many evaluations have ended."""
+        """Run to the end, or until so many evaluations have ended; or the further runs of a series."""
         with self.ledger() as ledger, ledger.lead() as lease:
             stage = self.stage
-            campaign = Campaign(stage.challenge, lease, self.engine, stage.objects, stage.data, "test", orders)
+            challenge = for_series(stage.challenge, series) if series else stage.challenge
+            campaign = Campaign(challenge, lease, self.engine, stage.objects, stage.data, "test", orders, series=series)
             campaign.begin()
             while campaign.step():
                 on_step(ledger)

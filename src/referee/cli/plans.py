@@ -284,14 +284,19 @@ def _print_lessons(challenge: Challenge, ledger: Ledger, phase: str, *, json: bo
     from referee.prospects.fleet import fleet  # noqa: PLC0415 - brings scipy, which few commands need
     from referee.prospects.history import history  # noqa: PLC0415 - the same
     from referee.prospects.lessons import lessons, lessons_table  # noqa: PLC0415 - the same
+    from referee.prospects.speeds import paces, paces_table  # noqa: PLC0415 - the same
 
     now = datetime.now(UTC)
     items = queries.phases(ledger)[phase].files
-    found = lessons(challenge, history(challenge, ledger, phase), fleet(challenge), items, now)
+    past, there = history(challenge, ledger, phase), fleet(challenge)
+    found, fast = lessons(challenge, past, there, items, now), paces(challenge, past, there, now)
     if json:
-        screen.print_json({"phase": phase, "lessons": [each.as_json() for each in found]})
-    else:
-        screen.print_facts(lessons_table(found))
+        said = {"lessons": [each.as_json() for each in found], "speeds": [each.as_json() for each in fast]}
+        screen.print_json({"phase": phase, **said})
+        return
+    screen.print_facts(lessons_table(found))
+    if fast:
+        screen.print_facts(paces_table(fast))
 
 
 def _deadline(challenge: Challenge, text: str | None, now: datetime) -> timedelta | None:

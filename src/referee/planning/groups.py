@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from referee.challenge import SPOT
 from referee.errors import ConfigurationError
 from referee.planning.catalogue import Catalogue, Offer
 from referee.planning.runtime import Law, Runtimes, product_limit
@@ -97,7 +98,7 @@ class Ratio:
 def ratio(group: Group, catalogue: Catalogue, here: str, to: str) -> Ratio:
     """How many times longer a group takes on `to` than on `here`, by the best that is known."""
     size = group.seen[here].hours.size if here in group.seen else 0
-    if here == to:
+    if here.removesuffix(SPOT) == to.removesuffix(SPOT):  # the same machine, however it was bought
         return Ratio(1.0, 0.0, "runs", np.ones(size))
     best = min(
         (found for found in (_of_probes(group, here, to), _of_runs(group, here, to)) if found is not None),

@@ -14,6 +14,7 @@ from decimal import Decimal
 
 import numpy as np
 
+from referee.challenge import SPOT
 from referee.errors import ConfigurationError
 from referee.planning.assignment import Assignment, Bounds, Need, NoPlanError, Option, assign, what_if
 from referee.planning.catalogue import Catalogue, Offer
@@ -23,7 +24,7 @@ from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.plan import Plan, PoolPlan, Range, UsdRange
 from referee.planning.spot import LossRate, best_purchase
-from referee.planning.strata import SPOT, strata_of
+from referee.planning.strata import strata_of
 from referee.units import format_duration
 
 _MOST_ROUNDS = 12

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from referee.challenge import SPOT
 from referee.planning.catalogue import Catalogue
 from referee.planning.forecast import Stratum, waiting_hours
 from referee.planning.groups import Group, spent_usd
@@ -16,7 +17,7 @@ from referee.planning.plan import Plan, PoolPlan
 from referee.planning.runtime import product_limit
 from referee.planning.simulation import Outcome, Pool, draw_fates, simulate
 from referee.planning.spot import LossRate
-from referee.planning.strata import SPOT, strata_of
+from referee.planning.strata import strata_of
 
 Floats = NDArray[np.float64]
 

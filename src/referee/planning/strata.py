@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from referee.challenge import SPOT
 from referee.planning.catalogue import Catalogue
 from referee.planning.forecast import Stratum
 from referee.planning.groups import LEAST_FOR_SPEED, Group, hours_on, ratio
 from referee.planning.runtime import Runtimes
-
-SPOT = " (spot)"
 
 
 def strata_of(

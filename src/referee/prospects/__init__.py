@@ -7,6 +7,7 @@
 | `probing` | a few files of some of the pilot on every machine type, for the speed of each |
 | `drawing` | the pilot of a phase, drawn and resumed |
 | `lessons` | what the attempts so far have taught: start-up, time for an item, memory, failures, speeds |
+| `speeds` | how fast each machine type is for a kind of submissions, and for each of them |
 | `execution` | the confirmed plan as the controller's orders |
 | `outlook` | the forecast as it stands, with what endangers deadline and budget |
 | `watch` | when to look again while a campaign runs, and what of it the ledger keeps |

@@ -120,10 +120,10 @@ def pilot_orders(
     for kind in sorted(set(kinds.values())):
         types = fitting(challenge, machines, kind)
         number = sum(kinds[name] == kind for name in pilot)
-        if len(types) > 1 and number:
-            shares[kind] = {name: -(-number // len(types)) for name in types}
-            if probed:
-                shares[kind] = {_cheapest_for_work(types, machines): number}
+        if types and number:
+            some = [_cheapest_for_work(types, machines)] if probed else types
+            # Named even where there is one only: the same machines as spot capacity are another type, and cheaper.
+            shares[kind] = {name: -(-number // len(some)) for name in some}
     return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget, aside_usd=aside_usd)
 
 

@@ -88,7 +88,7 @@ def check(plan: Plan, challenge: Challenge, phase: str, machines: Mapping[str, M
             f"The plan was made when {plan.started} evaluations had started; now {started} have.", hint=again
         )
     for pool in plan.pools:
-        name = _bought(pool)
+        name = pool_name(pool)
         if pool.market == "spot" and name not in machines:
             raise ConfigurationError(
                 f"The plan wants spot capacity of {pool.machine_type}, which the engine {challenge.engine.name!r} does"
@@ -112,12 +112,12 @@ def orders_of(confirmed: Confirmed, challenge: Challenge) -> Orders:
     plan = confirmed.plan
     return Orders(
         shares=plan.assignment,
-        machines={_bought(pool): pool.machines for pool in plan.pools},
+        machines={pool_name(pool): pool.machines for pool in plan.pools},
         since=confirmed.at,
         budget_usd=plan.budget if plan.budget is not None else challenge.budget,
     )
 
 
-def _bought(pool: PoolPlan) -> str:
+def pool_name(pool: PoolPlan) -> str:
     """The name under which an engine has the machine type: spot capacity is a type of its own."""
     return pool.machine_type + SPOT if pool.market == "spot" else pool.machine_type

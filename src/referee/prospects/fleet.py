@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from referee.challenge import Challenge, MachineType
+from referee.challenge import Challenge, MachineType, markets
 from referee.engines.hardware import this_machine
 from referee.engines.slots import Needs, Slots
 from referee.errors import ConfigurationError
 from referee.planning.catalogue import Catalogue, own_offers, shipped_catalogue
+
+# On the others a spot machine is a node like any that may be lost.
+_RENT_SPOT = frozenset({"aws-batch"})
 
 
 def machine_types(challenge: Challenge) -> dict[str, MachineType]:
@@ -37,9 +40,20 @@ def machine_types(challenge: Challenge) -> dict[str, MachineType]:
     return {name: described.model_copy(update={"count": max(slots, 1)})}
 
 
+def bought(challenge: Challenge) -> dict[str, MachineType]:
+    """The same as the engine places attempts on them: spot capacity is a type of its own, where the engine rents it."""
+    types = machine_types(challenge)
+    return markets(types) if challenge.engine.name in _RENT_SPOT else types
+
+
 def fleet(challenge: Challenge) -> Catalogue:
     """The catalogue that a plan for the challenge's own engine is made from."""
     return Catalogue(name=f"engine {challenge.engine.name}", offers=own_offers(machine_types(challenge)))
+
+
+def used(challenge: Challenge) -> Catalogue:
+    """The catalogue for what has run: with spot capacity, which a plan considers only if it is asked to."""
+    return Catalogue(name=f"engine {challenge.engine.name}", offers=own_offers(bought(challenge)))
 
 
 def everything(challenge: Challenge | None, shipped: str) -> Catalogue:

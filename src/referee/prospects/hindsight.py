@@ -14,7 +14,7 @@ from referee.planning.money import dollars
 from referee.planning.plan import Plan
 from referee.planning.tables import runtime_quantiles
 from referee.prospects.execution import Confirmed, confirmed_plans
-from referee.prospects.fleet import fleet
+from referee.prospects.fleet import used
 from referee.prospects.history import History, groups, history, seconds_taken
 
 Instants = tuple[datetime, datetime, datetime]
@@ -93,7 +93,7 @@ def hindsight(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -
     forecasts += [_planned(confirmed, past) for confirmed in plans]
     if not forecasts or not past.attempts:
         return None
-    catalogue = fleet(challenge)
+    catalogue = used(challenge)
     prices = {name: float(offer.price) for name, offer in catalogue.offers.items()}
     ended = tuple(sorted(row.ended_at for row in past.evaluations if row.ended_at is not None))
     outcome = None

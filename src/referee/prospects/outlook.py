@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from referee.challenge import Challenge
+from referee.challenge import SPOT, Challenge
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger
 from referee.orders import used_shares
@@ -23,8 +23,8 @@ from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import Runtimes, product_limit
 from referee.planning.strata import strata_of
 from referee.planning.tables import BurnUp, burn_up
-from referee.prospects.execution import Confirmed, confirmed_plans
-from referee.prospects.fleet import fleet
+from referee.prospects.execution import Confirmed, confirmed_plans, pool_name
+from referee.prospects.fleet import used
 from referee.prospects.history import History, groups, history, spent_aside
 from referee.units import format_duration
 from referee.verdicts import Blame, blame
@@ -133,7 +133,7 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     past = history(challenge, ledger, phase)
     if past.finished or not past.attempts:
         return None
-    catalogue = fleet(challenge)
+    catalogue = used(challenge)
     seen = [
         group
         for group in groups(challenge, past, catalogue, now)
@@ -198,14 +198,15 @@ def _waiting(
 ) -> dict[str, dict[str, int]]:
     """For each group, how many of those that wait go to each machine type: as planned, or to the cheapest that fits."""
     found = {}
-    used = used_shares(past.attempts, past.kinds, confirmed.at if confirmed else None)
+    gone = used_shares(past.attempts, past.kinds, confirmed.at if confirmed else None)
     for group in seen:
         waiting = group.size - group.started
-        fitting = [name for name, offer in catalogue.offers.items() if group.fits(offer)] or list(group.seen)
+        fitting = [name for name, offer in catalogue.offers.items() if group.fits(offer) and not name.endswith(SPOT)]
+        fitting = fitting or list(group.seen)
         # As `routing.route` does without a plan.
         cheapest = min(fitting, key=lambda n: (catalogue.offer(n).price, -catalogue.offer(n).speed, n))
         shares = confirmed.plan.assignment.get(group.name, {}) if confirmed else {}
-        left = {name: max(count - used[group.name, name], 0) for name, count in shares.items()}
+        left = {name: max(count - gone[group.name, name], 0) for name, count in shares.items()}
         found[group.name] = _split(waiting, left) if sum(left.values()) else {cheapest: waiting}
     return found
 
@@ -220,7 +221,7 @@ def _split(waiting: int, left: Mapping[str, int]) -> dict[str, int]:
 
 
 def _machines(strata: Sequence[Stratum], catalogue: Catalogue, confirmed: Confirmed | None) -> dict[str, int]:
-    planned = {pool.machine_type: pool.machines for pool in confirmed.plan.pools} if confirmed else {}
+    planned = {pool_name(pool): pool.machines for pool in confirmed.plan.pools} if confirmed else {}
     pools = {stratum.pool: int(stratum.ages.size) for stratum in strata}
     return {
         name: max(planned.get(name) or catalogue.offer(name).count or running, 1) for name, running in pools.items()
@@ -282,7 +283,8 @@ def _with_proposals(
     if len(catalogue.offers) > 1:
         hours, usd = spent_aside(past, catalogue, now)
         left = deadline - now if deadline and deadline > now else None
-        wishes = Wishes(left, budget, confidence, challenge.quotas, aside_hours=hours, aside_usd=usd)
+        spot = frozenset(name for name in catalogue.offers if name.endswith(SPOT))
+        wishes = Wishes(left, budget, confidence, challenge.quotas, excluded=spot, aside_hours=hours, aside_usd=usd)
         try:
             plan = make_plan(challenge.name, "", seen, catalogue, wishes)
         except ConfigurationError:

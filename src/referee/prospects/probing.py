@@ -43,7 +43,7 @@ def probe_limits(challenge: Challenge, files: int) -> Limits:
 def most_that_probes_cost(
     challenge: Challenge, machines: Mapping[str, MachineType], kinds: Sequence[str], files: int
 ) -> tuple[int, Decimal]:
-    """How many probes a pilot has at most, and what they cost if all run to their limit; `kinds`: of its submissions."""
+    """How many probes a pilot of these kinds has at most, and what they cost if all run to their limit."""
     limit, runs, usd = probe_limits(challenge, files).wall_time, 0, Decimal(0)
     for kind in sorted(set(kinds)):
         types = fitting(challenge, machines, kind)

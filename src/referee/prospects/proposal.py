@@ -17,7 +17,8 @@ from referee.planning.plan import DeadlineCost, Plan
 from referee.planning.planner import Wishes, make_plan
 from referee.planning.rehearsal import Rehearsal, rehearse
 from referee.planning.tables import cost_against_deadline, runtime_quantiles
-from referee.prospects.fleet import everything, fleet
+from referee.prospects.execution import pool_name
+from referee.prospects.fleet import bought, everything, used
 from referee.prospects.hindsight import Spread
 from referee.prospects.history import groups, history, spent_aside
 from referee.units import format_duration
@@ -52,9 +53,8 @@ def propose(
             hint=f"Run a pilot first: `referee pilot --phase {phase} --count 20`.",
         )
     # Hours that were seen elsewhere have a speed, too.
-    known = catalogue.joined(
-        {k: v for k, v in fleet(challenge).offers.items() if k in _used((*past.attempts, *past.aside))}
-    )
+    ran_on = {row.machine_type for row in (*past.attempts, *past.aside)}
+    known = catalogue.joined({k: v for k, v in used(challenge).offers.items() if k in ran_on})
     seen = groups(challenge, past, known, now)
     hours, usd = spent_aside(past, known, now)
     wishes = replace(
@@ -65,7 +65,7 @@ def propose(
         update={
             "made_at": now,
             "by_deadline": _curve(seen, known, wishes, plan),
-            "warnings": (*plan.warnings, *_unknown_speeds(known, catalogue, seen)),
+            "warnings": (*plan.warnings, *_unknown_speeds(known, catalogue, seen), *_not_rented(challenge, plan)),
         }
     )
     spreads = tuple(
@@ -79,10 +79,6 @@ def propose(
     return Proposal(plan, rehearsal, spreads)
 
 
-def _used(attempts: Sequence[Any]) -> set[str]:
-    return {row.machine_type for row in attempts}
-
-
 def _curve(seen: Sequence[Group], catalogue: Catalogue, wishes: Wishes, plan: Plan) -> tuple[DeadlineCost, ...]:
     """What other deadlines would cost; nothing where machines cost nothing."""
     if not any(offer.price for offer in catalogue.offers.values()):
@@ -90,6 +86,19 @@ def _curve(seen: Sequence[Group], catalogue: Catalogue, wishes: Wishes, plan: Pl
     middle = plan.deadline_hours or plan.end_hours.mid
     points = cost_against_deadline(seen, catalogue, wishes, [middle * factor / 24 for factor in _DEADLINES])
     return tuple(DeadlineCost(days=each.days, usd=each.usd, machines=each.machines) for each in points)
+
+
+def _not_rented(challenge: Challenge, plan: Plan) -> tuple[str, ...]:
+    """That `run` will refuse spot capacity where the engine has none, said before the operator confirms."""
+    there = bought(challenge)
+    lacking = [pool_name(pool) for pool in plan.pools if pool.market == "spot" and pool_name(pool) not in there]
+    if not lacking:
+        return ()
+    said = (
+        f"The engine {challenge.engine.name} does not rent {', '.join(lacking)}: what it would cost is shown, but"
+        " `referee run` will not execute this plan. Plan without --spot."
+    )
+    return (said,)
 
 
 def _unknown_speeds(known: Catalogue, catalogue: Catalogue, seen: Sequence[Group]) -> tuple[str, ...]:
@@ -157,7 +166,7 @@ def rehearsed(challenge: Challenge, ledger: Ledger, plan: Plan, now: datetime, r
     past = history(challenge, ledger, plan.phase)
     # The plan may be for machines that the engine does not have.
     offers = everything(challenge, "aws-2022-03").offers | everything(None, "aws-2020-08").offers
-    offers |= everything(challenge, "aws-2022-03").offers
+    offers |= everything(challenge, "aws-2022-03").offers | used(challenge).offers
     catalogue = Catalogue(name="all", offers=offers)
     seen = groups(challenge, past, catalogue, now)
     started = sum(group.started for group in seen)
