@@ -86,7 +86,7 @@ def _orders(
     from referee.planning.tables import plan_table  # noqa: PLC0415 - brings scipy, which few commands need
     from referee.prospects import execution, fleet, history  # noqa: PLC0415 - the same
 
-    machines = fleet.machine_types(challenge)
+    machines = fleet.bought(challenge)
     if plan is not None:
         before = execution.confirmed_plans(ledger, phase)
         if not before or before[-1].plan != plan:
@@ -127,7 +127,7 @@ def confirm_further_runs(
     runs, most = 0, Decimal(0)
     for series in all_series:
         left = len(series.submissions) - queries.status(ledger, series.phase, series.series).done
-        machines = fleet.machine_types(challenge)
+        machines = fleet.bought(challenge)
         if series.machine_type is not None:
             machines = {name: machine for name, machine in machines.items() if name == series.machine_type}
         runs += left
