@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -16,55 +17,47 @@ from referee.workspace import Workspace
 ruling_app = App(name="ruling", help="Decide about submissions by hand; nothing is deleted, and the board says so.")
 app.command(ruling_app)
 
-Reason = Annotated[str, Parameter(help="Why; kept in the ledger, and shown on the board and in the report.")]
 
-
-@ruling_app.command
-def disqualify(submission: str, *, reason: Reason, challenge: Folder = HERE, unblind: Unblind = False) -> None:
-    """Take a submission off the board by the host's decision; all others are ranked without it.
-
-    Parameters
-    ----------
-    submission
-        Its blind id (with --unblind also its own name).
-    """
-    _rule(challenge, submission, Ruling.DISQUALIFY, reason, unblind=unblind)
-
-
-@ruling_app.command
-def withdraw(submission: str, *, reason: Reason, challenge: Folder = HERE, unblind: Unblind = False) -> None:
-    """Take a submission off the board by its team's wish; all others are ranked without it.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Asked:
+    """What every ruling is asked with.
 
     Parameters
     ----------
     submission
         Its blind id (with --unblind also its own name).
     """
-    _rule(challenge, submission, Ruling.WITHDRAW, reason, unblind=unblind)
+
+    submission: str
+    _: KW_ONLY
+    reason: Annotated[str, Parameter(help="Why; kept in the ledger, and shown on the board and in the report.")]
+    challenge: Folder = HERE
+    unblind: Unblind = False
 
 
 @ruling_app.command
-def reinstate(submission: str, *, reason: Reason, challenge: Folder = HERE, unblind: Unblind = False) -> None:
-    """Put a disqualified or withdrawn submission back onto the board, with the results that it has.
-
-    Parameters
-    ----------
-    submission
-        Its blind id (with --unblind also its own name).
-    """
-    _rule(challenge, submission, Ruling.REINSTATE, reason, unblind=unblind)
+def disqualify(asked: Asked) -> None:
+    """Take a submission off the board by the host's decision; all others are ranked without it."""
+    _rule(Ruling.DISQUALIFY, asked)
 
 
 @ruling_app.command
-def admit(submission: str, *, reason: Reason, challenge: Folder = HERE, unblind: Unblind = False) -> None:
-    """Let a submission that did not reproduce be run on private phases all the same, by the next `referee run`.
+def withdraw(asked: Asked) -> None:
+    """Take a submission off the board by its team's wish; all others are ranked without it."""
+    _rule(Ruling.WITHDRAW, asked)
 
-    Parameters
-    ----------
-    submission
-        Its blind id (with --unblind also its own name).
-    """
-    _rule(challenge, submission, Ruling.ADMIT, reason, unblind=unblind)
+
+@ruling_app.command
+def reinstate(asked: Asked) -> None:
+    """Put a disqualified or withdrawn submission back onto the board, with the results that it has."""
+    _rule(Ruling.REINSTATE, asked)
+
+
+@ruling_app.command
+def admit(asked: Asked) -> None:
+    """Let a submission that did not reproduce be run on private phases all the same, by the next `referee run`."""
+    _rule(Ruling.ADMIT, asked)
 
 
 @ruling_app.command(name="list")
@@ -107,17 +100,18 @@ def list_rulings(*, challenge: Folder = HERE, json: AsJson = False) -> None:
     )
 
 
-def _rule(folder: Folder, submission: str, ruling: Ruling, reason: str, *, unblind: bool) -> None:
-    if not reason.strip():
+def _rule(ruling: Ruling, asked: Asked) -> None:
+    reason = asked.reason.strip()
+    if not reason:
         raise ConfigurationError("A ruling needs a reason.", hint='Give one: --reason "shared code across teams".')
-    with Workspace.open(folder).ledger() as ledger:
-        blind = find_submission(ledger, submission, f"ruling {ruling} --unblind" if unblind else None)
+    with Workspace.open(asked.challenge).ledger() as ledger:
+        blind = find_submission(ledger, asked.submission, f"ruling {ruling} --unblind" if asked.unblind else None)
         earlier = [row.ruling for row in queries.rulings(ledger) if row.submission == blind]
         if why := objection(earlier, ruling):
             raise ConfigurationError(
                 f"{blind} cannot be {PAST[ruling]}: {why}.", hint="`referee ruling list` shows what was ruled."
             )
-        ledger.append([SubmissionRuled(submission=blind, ruling=ruling, reason=reason.strip())])
+        ledger.append([SubmissionRuled(submission=blind, ruling=ruling, reason=reason)])
     screen.say(
         f"{blind} is {PAST[ruling]}. See `referee leaderboard`; a report that was written before says otherwise."
     )
