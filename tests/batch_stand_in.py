@@ -116,6 +116,7 @@ class BatchStandIn:
         self.queues, self.hosts, self.calls = queues, list[Host](), Counter[str]()
         self.jobs: dict[str, Job] = {}
         self._live: dict[str, Job] = {}
+        self._full: set[tuple[str, tuple[int, ...]]] = set()  # queues that had no room for such a job in this tick
         self.definitions: dict[str, dict[str, Any]] = {}
         self.events: Callable[[list[dict[str, Any]]], None] | None = None
         self.down, self.lost_replies, self._furnish = False, Counter[str](), furnish
@@ -138,6 +139,7 @@ class BatchStandIn:
         """Let every job and machine go one step further."""
         with self.lock:
             now = self._clock()
+            self._full.clear()
             for job in [job for job in self._live.values() if job.size is None]:
                 if job.status in LIVE:  # losing a machine on the way ends others
                     self._step(job, now)
@@ -201,6 +203,8 @@ class BatchStandIn:
 
     def _place(self, job: Job, now: float) -> None:
         needs, kind = needs_of(job.request), self.queues[job.queue]
+        if (job.queue, tuple(needs.values())) in self._full:
+            return
         too_much = needs["VCPU"] > kind.vcpus or needs["MEMORY"] > kind.registered_mib or needs["GPU"] > kind.gpus
         if too_much:
             job.reason = _IMPOSSIBLE
@@ -213,6 +217,7 @@ class BatchStandIn:
                 return
             host = self._launch(job.queue, now)
         if host is None:
+            self._full.add((job.queue, tuple(needs.values())))
             return
         job.reason, job.host, host.idle_since = "", host, None
         job.request["_gpus"] = host.give(job.id, needs)
@@ -229,7 +234,7 @@ class BatchStandIn:
     def _age(self, host: Host, now: float) -> None:
         if host.gone is not None:
             return
-        if host.reclaimed_at is not None and now >= host.reclaimed_at:
+        if (host.reclaimed_at is not None and now >= host.reclaimed_at) or host.power.exists():
             self._take_away(host, now)
         elif host.jobs:
             host.idle_since = None
@@ -247,6 +252,7 @@ class BatchStandIn:
             self._end(job, now, None, f"Host EC2 (instance {host.id}) terminated.")
 
     def _end(self, job: Job, now: float, code: int | None, reason: str) -> None:
+        self._full.clear()
         if job.host is not None:
             job.host.take_back(job.id)
             attempt = {"container": {"containerInstanceArn": job.host.container_instance}, "statusReason": reason}
@@ -295,6 +301,7 @@ class BatchStandIn:
             "AWS_BATCH_JOB_ATTEMPT": str(len(job.attempts) + 1),
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.url}/hosts/{job.host.id}/",
             "AWS_ENDPOINT_URL": self.url,
+            "REFEREE_POWER": str(job.host.power),
             "AWS_ACCESS_KEY_ID": "stand-in",
             "AWS_SECRET_ACCESS_KEY": "stand-in",
             "AWS_DEFAULT_REGION": REGION,
@@ -543,10 +550,13 @@ class _Gate:
     def _instance(self, host: Host) -> str:
         launched = datetime.now(UTC) - timedelta(seconds=self._batch.age(host))
         state = "<code>16</code><name>running</name>" if host.gone is None else "<code>48</code><name>terminated</name>"
+        since = 0.0 if host.gone is None else self._batch._clock() - host.gone
+        ended = (datetime.now(UTC) - timedelta(seconds=since)).strftime("%Y-%m-%d %H:%M:%S")
+        reason = "" if host.gone is None else f"<reason>User initiated ({ended} GMT)</reason>"
         spot = "<instanceLifecycle>spot</instanceLifecycle>" if host.kind.spot else ""
         return (
             f"<item><instancesSet><item><instanceId>{host.id}</instanceId><instanceState>{state}</instanceState>"
-            f"<instanceType>{host.kind.instance_type}</instanceType>{spot}"
+            f"<instanceType>{host.kind.instance_type}</instanceType>{spot}{reason}"
             f"<launchTime>{launched.isoformat()}</launchTime></item></instancesSet></item>"
         )
 

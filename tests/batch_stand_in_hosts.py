@@ -64,6 +64,11 @@ class Host:
         """Its name in ECS."""
         return f"arn:aws:ecs:us-east-1:123456789012:container-instance/batch/{self.id.removeprefix('i-')}"
 
+    @property
+    def power(self) -> Path:
+        """Where it is switched off from inside, in place of `/proc/sysrq-trigger`."""
+        return self.folder / "power"
+
     def takes(self, needs: Mapping[str, int]) -> bool:
         """Whether a job with these needs fits now."""
         vcpus = sum(each[0] for each in self.jobs.values())

@@ -59,6 +59,8 @@ class BatchWorld:
         machines: dict[str, MachineType] | None = None,
         slots: int | None = 2,
         ceilings: dict[str, int] | None = None,
+        alone: bool = False,
+        alarm: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         **patience: float,
@@ -67,8 +69,8 @@ class BatchWorld:
         return AwsBatchEngine(
             self.world.objects,
             BatchCalls(REGION, pause=lambda _seconds: None, event_seconds=0),
-            Stack(STACK, f"{STACK}-worker", self.events_url, NODE_FOLDER),
-            Fleet(machines or MACHINES, ceilings or {}, slots),
+            Stack(STACK, f"{STACK}-worker", self.events_url, NODE_FOLDER, heartbeat_alarm=alarm),
+            Fleet(machines or MACHINES, ceilings or {}, slots, alone=alone),
             LIMITS,
             patience=Patience(**{"listen": 0.1, "look": 0.5, **patience}),
             clock=clock,
@@ -108,7 +110,8 @@ def batch_world(
     world = make_world(folder, proven=False)
 
     def furnish(host: Host) -> None:
-        watch_leaves(host.folder)
+        if ticking:  # with time of the caller's own nothing runs
+            watch_leaves(host.folder, host)
         if proven:
             shutil.copytree(proofs(), host.folder / "proofs")
 

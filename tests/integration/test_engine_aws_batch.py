@@ -111,3 +111,33 @@ def test_workers_read_their_manifest_and_no_specification(aws: BatchWorld) -> No
     assert result is not None
     assert result.verdict is Verdict.OK
     assert not aws.world.objects.list("specs")
+
+
+def test_alone_means_that_no_machine_runs_a_second_submission(aws: BatchWorld) -> None:
+    engine = aws.engine(alone=True)
+    specs = [aws.world.spec(aws.world.image(GOOD), machine_type="c5.large") for _ in range(2)]
+    jobs = engine.submit(specs)
+    assert all(ended(engine, job) for job in jobs)
+    results = [aws.world.result(spec) for spec in specs]
+    assert [result and result.verdict for result in results] == [Verdict.OK, Verdict.OK]
+    assert {result.node for result in results if result} == {host.id for host in aws.batch.hosts}
+    assert len(aws.batch.hosts) == 2
+    assert all(host.power.exists() and host.gone is not None for host in aws.batch.hosts)
+
+
+def test_a_machine_with_two_host_faults_in_a_row_takes_itself_out(aws: BatchWorld) -> None:
+    engine = aws.engine()
+    missing = {"phase_data_key": "phases/none.json"}
+    specs = [aws.world.spec(aws.world.image(GOOD), machine_type="c5.large", **missing) for _ in range(2)]
+    good = aws.world.spec(aws.world.image(GOOD), machine_type="c5.large")
+    for spec in specs:
+        [job] = engine.submit([spec])
+        assert ended(engine, job)
+    [sick] = aws.batch.hosts
+    assert eventually(lambda: sick.gone is not None, SECONDS)
+    assert sick.power.exists()
+    [job] = engine.submit([good])
+    assert ended(engine, job)
+    result = aws.world.result(good)
+    assert result is not None
+    assert (result.verdict, result.node == sick.id) == (Verdict.OK, False)

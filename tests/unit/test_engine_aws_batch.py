@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +21,7 @@ from referee.engines import aws_batch_child as child
 from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_fleet import Fleet, fleet_of, registered_bytes
 from referee.engines.aws_batch_heartbeat import Heartbeat
+from referee.engines.aws_batch_machine import Machine
 from referee.engines.contract import Job as EngineJob
 from referee.engines.contract import JobState, Remote
 from referee.engines.machine_lives import noted_lives
@@ -27,6 +30,7 @@ from referee.errors import ConfigurationError, HostError
 from referee.objects import ObjectStore
 from referee.verdicts import Verdict
 from referee.worker.claims import claim
+from referee.worker.lock import take_lock
 from worker_world import LIMITS
 
 
@@ -62,7 +66,7 @@ class Bench:
     """The world, its time, and engines on it."""
 
     def __init__(self, aws: BatchWorld, clock: Time) -> None:
-        self.aws, self.batch, self.clock = aws, aws.batch, clock
+        self.aws, self.batch, self.clock, self._numbers = aws, aws.batch, clock, itertools.count(1)
         self.engine = self.another()
 
     def another(self, **settings: object) -> AwsBatchEngine:
@@ -74,7 +78,9 @@ class Bench:
             self.batch.tick()
 
     def specs(self, count: int, machine_type: str = "c5.large", **changes: object) -> list[AttemptSpec]:
-        return [self.aws.world.spec("sha256:0", machine_type=machine_type, **changes) for _ in range(count)]
+        given: dict[str, object] = {"machine_type": machine_type, "stored": False, **changes}
+        names = [f"s-{next(self._numbers):06x}.private_test.1" for _ in range(count)]
+        return [self.aws.world.spec("sha256:0", attempt=name, **given) for name in names]  # type: ignore[arg-type]  # handed on
 
     def states(self, jobs: Sequence[EngineJob]) -> list[JobState]:
         return [seen.state for seen in self.engine.observe(jobs)]
@@ -93,6 +99,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     clock = Time()
+    Scripted.seconds = 10.0
 
     def start(_host: Host, _command: Sequence[str], _environment: Mapping[str, str]) -> Scripted:
         return Scripted(clock)
@@ -246,6 +253,52 @@ def test_while_nothing_happens_one_question_is_asked_for_all(bench: Bench) -> No
         bench.clock.now += 61
         engine.observe(jobs)
     assert engine.calls.counts["DescribeJobs"] - before["DescribeJobs"] == 10
+
+
+def test_states_are_looked_up_more_seldom_while_events_tell_it_all(bench: Bench) -> None:
+    Scripted.seconds = 1e6
+    engine = bench.another(look=60.0, listen=1e9)
+    jobs = engine.submit(bench.specs(2))
+    bench.go_on(10.0)
+
+    def looks(minutes: int) -> int:
+        before = engine.calls.counts["DescribeJobs"]
+        for _ in range(minutes):
+            bench.clock.now += 60.5
+            bench.batch.tick()
+            engine.observe(jobs)
+        return engine.calls.counts["DescribeJobs"] - before
+
+    looks(10)
+    assert looks(40) == 10
+    bench.batch.events = None  # and as often as before once something was not told
+    running = next(job for job in bench.batch.jobs.values() if job.execution is not None)
+    running.execution.terminate()  # type: ignore[union-attr]  # chosen by it
+    assert running.index is not None
+    for _ in range(5):
+        looks(1)
+        if engine.observe(jobs)[running.index].state is JobState.ENDED:
+            break
+    else:
+        pytest.fail("its end was not seen")
+    assert looks(1) == 1
+
+
+def test_events_are_deleted_in_tens_and_at_the_end(bench: Bench) -> None:
+    def taken_and_not_deleted() -> int:
+        asked = {"QueueUrl": bench.aws.events_url, "AttributeNames": ["ApproximateNumberOfMessagesNotVisible"]}
+        told = boto3.client("sqs").get_queue_attributes(**asked)["Attributes"]
+        return int(told["ApproximateNumberOfMessagesNotVisible"])
+
+    before = taken_and_not_deleted()  # moto is one for all tests
+    bench.engine = bench.another(slots=100)
+    bench.run_out(bench.engine.submit(bench.specs(12)))
+    bench.engine._following.listen()
+    assert bench.engine.calls.counts["DeleteMessageBatch"] == 1
+    assert taken_and_not_deleted() == before + 3  # of twelve children and their parent
+    bench.engine.close()
+    assert bench.engine.calls.counts["DeleteMessageBatch"] == 2
+    assert taken_and_not_deleted() == before
 
 
 def test_silence_ends_nothing_and_is_told(bench: Bench) -> None:
@@ -452,3 +505,55 @@ def test_a_machine_tells_its_name_and_its_end_to_those_with_a_token(bench: Bench
     assert (metadata.instance(), metadata.interruption()) == (host.id, None)
     bench.batch.reclaim(host)
     assert metadata.interruption() is not None
+
+
+# The machine's own memory
+
+
+def test_two_host_faults_in_a_row_of_two_evaluations_end_a_machine(tmp_path: Path) -> None:
+    def leaving(*endings: tuple[str, Verdict]) -> bool:
+        machine = Machine(tmp_path / str(len(list(tmp_path.iterdir()))))
+        machine.folder.mkdir()
+        for evaluation, verdict in endings:
+            machine.note(evaluation, verdict)
+        return bool(machine.leaving)
+
+    lost, fine = Verdict.NODE_LOST, Verdict.OK
+    assert leaving(("a", lost), ("b", lost))
+    assert leaving(("a", fine), ("a", lost), ("b", lost))
+    assert not leaving(("a", lost), ("a", lost))
+    assert not leaving(("a", lost), ("b", fine), ("c", lost))
+    assert not leaving(("a", lost))
+
+
+def test_a_machine_is_switched_off_when_its_last_worker_has_ended_and_begins_nothing_more(tmp_path: Path) -> None:
+    looked: list[float] = []
+    lock = take_lock(tmp_path, "s-1.private_test.1")
+
+    def pause(seconds: float) -> None:
+        looked.append(seconds)
+        if len(looked) == 3:
+            assert not machine.power.exists()
+            os.close(lock)
+
+    machine = Machine(tmp_path, tmp_path / "power", pause)
+    machine.will_leave("Why.")
+    machine.leave()
+    assert machine.power.read_text() == "o"
+    assert len(looked) > 3
+    assert Machine(tmp_path).leaving == "Why."
+
+
+def test_a_machine_that_cannot_be_switched_off_begins_nothing_all_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [spec] = bench.specs(1)
+    for name, value in job_environment(bench.aws.world.objects, spec).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1/")
+    monkeypatch.setenv("REFEREE_POWER", str(tmp_path / "none" / "power"))
+    monkeypatch.setattr(child, "_watch", lambda *_: pytest.fail("something was begun"))
+    monkeypatch.setattr(Machine, "leave", lambda _: None)
+    Machine(tmp_path).will_leave("Why.")
+    assert child.main([str(tmp_path)]) == child.NO_WORKER
+    assert "Why." in capfd.readouterr().err

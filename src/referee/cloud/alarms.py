@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from referee.cloud.words import TAG, Json, allow, arn, deny, named, policy, ref, resource, sub, tags
+from referee.engines.aws_batch_events import HIDDEN_SECONDS
 
 TOLD = ("SUCCEEDED", "FAILED")
 HEARTBEAT_SECONDS = 900
@@ -22,7 +23,7 @@ def alarms(queues: list[str], *, email: bool) -> Json:
                 "QueueName": named("-events"),
                 "KmsMasterKeyId": ref("Key"),
                 "MessageRetentionPeriod": 1209600,
-                "VisibilityTimeout": 60,
+                "VisibilityTimeout": HIDDEN_SECONDS,
                 "RedrivePolicy": {"deadLetterTargetArn": arn("LostEvents"), "maxReceiveCount": 5},
                 "Tags": tags(),
             },

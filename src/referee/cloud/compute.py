@@ -66,6 +66,8 @@ def _launch_template() -> Json:
         "AWS::EC2::LaunchTemplate",
         {
             "LaunchTemplateData": {
+                # A worker switches its machine off when nothing more is to begin there (`engines.aws_batch_machine`).
+                "InstanceInitiatedShutdownBehavior": "terminate",
                 # Workers have the machine's network and ask for its name and for interruptions; a container with a
                 # network of its own would be one hop further away, and gets no answer.
                 "MetadataOptions": {

@@ -40,6 +40,7 @@ _JOB_PREFIX = "referee-"
 _STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
 _CLAIM_LIMIT_BYTES = 1 << 16
 _UNANSWERED_SECONDS = 300.0
+_LOOKS_PER_NOTE = 3  # machines are noted more seldom than jobs are looked up: AWS tells of an end for an hour
 _IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
 _LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
 _ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try again later."
@@ -221,7 +222,7 @@ class AwsBatchEngine:
         now = self._clock()
         self._heartbeat.beat(now)
         if now >= self._note_at:
-            self._note_at = now + self._patience.look
+            self._note_at = now + _LOOKS_PER_NOTE * self._patience.look
             self._lives.look()
         if now >= self._listen_at:
             self._listen_at = now + self._patience.listen
@@ -231,6 +232,7 @@ class AwsBatchEngine:
 
     def close(self) -> None:
         """Let go of the engine: jobs are AWS's."""
+        self._following.close()
         self._lives.look()
         self._heartbeat.end()
 
@@ -280,6 +282,7 @@ class AwsBatchEngine:
                 "environment": [
                     {"name": "REFEREE_WAVE", "value": wave.wave},
                     {"name": "REFEREE_OBJECTS", "value": self._objects.location},
+                    *([{"name": "REFEREE_ALONE", "value": "1"}] if self._fleet.alone else []),
                 ],
                 "resourceRequirements": [{"type": kind, "value": str(count)} for kind, count in needs.items()],
             },

@@ -8,7 +8,6 @@ which slows down to what the service takes.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import time
 from collections import Counter
@@ -136,18 +135,16 @@ class BatchCalls:
         """TerminateJob: end it, whether it has begun or not; of an array all children."""
         _asked("TerminateJob", lambda: self._batch.terminate_job(jobId=job, reason=reason))
 
-    def messages(self, queue_url: str) -> list[dict[str, Any]]:
-        """ReceiveMessage: at most ten events, which are deleted from the queue."""
+    def receive(self, queue_url: str) -> list[dict[str, Any]]:
+        """ReceiveMessage: at most ten, each with its `Body` and the `ReceiptHandle` by which it is deleted."""
         request = {"QueueUrl": queue_url, "MaxNumberOfMessages": MESSAGES, "WaitTimeSeconds": self._event_seconds}
         answer = _asked("ReceiveMessage", partial(self._sqs.receive_message, **request))
-        received = answer.get("Messages", [])
-        if received:
-            entries = [{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(received)]
-            _asked(
-                "DeleteMessageBatch",
-                lambda: self._sqs.delete_message_batch(QueueUrl=queue_url, Entries=entries),
-            )
-        return [event for one in received if isinstance(event := _event(one["Body"]), dict)]
+        return list(answer.get("Messages", []))
+
+    def delete(self, queue_url: str, receipts: Sequence[str]) -> None:
+        """DeleteMessageBatch: at most ten messages are not given out again."""
+        entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
+        _asked("DeleteMessageBatch", partial(self._sqs.delete_message_batch, QueueUrl=queue_url, Entries=entries))
 
     def end_machines(self, instances: Sequence[str]) -> None:
         """TerminateInstances: throw the machines away; their compute environment starts others where work waits."""
@@ -221,10 +218,3 @@ def _asked(what: str, call: Callable[[], Any]) -> Any:
 
 def _hundreds(ids: Sequence[str]) -> Iterable[list[str]]:
     return (list(ids[begin : begin + MOST_DESCRIBED]) for begin in range(0, len(ids), MOST_DESCRIBED))
-
-
-def _event(body: str) -> object:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return None

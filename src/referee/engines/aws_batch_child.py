@@ -5,8 +5,12 @@ has none. The array's index says which manifest is this child's. While the worke
 asked whether EC2 wants a spot machine back; then the worker is told to stop, which leaves it two minutes to publish
 that it was interrupted. (Batch itself stops no job at that notice: draining ends services, not single tasks.)
 
-Environment: `REFEREE_WAVE`, `REFEREE_OBJECTS`, `REFEREE_NOTICE_SECONDS` (how often EC2 is asked; 5); of
-Batch `AWS_BATCH_JOB_ID`, `AWS_BATCH_JOB_ARRAY_INDEX`; of ECS `NVIDIA_VISIBLE_DEVICES`, the job's GPUs by UUID.
+A machine that has had two host faults in a row is switched off when its last job ends; with `REFEREE_ALONE` each is
+after its one submission (`aws_batch_machine`).
+
+Environment: `REFEREE_WAVE`, `REFEREE_OBJECTS`, `REFEREE_ALONE`, `REFEREE_NOTICE_SECONDS` (how often EC2 is asked; 5),
+`REFEREE_POWER` (where the machine is switched off); of Batch `AWS_BATCH_JOB_ID`, `AWS_BATCH_JOB_ARRAY_INDEX`; of ECS
+`NVIDIA_VISIBLE_DEVICES`, the job's GPUs by UUID.
 
 Exit status: the worker's (`referee.worker.main`); 69 if no worker could be started.
 """
@@ -24,11 +28,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
-from referee.attempts import AttemptSpec
+from referee.attempts import AttemptSpec, read_result
+from referee.engines.aws_batch_machine import POWER, Machine
 from referee.engines.waves import manifest_key, read_manifest
 from referee.errors import HostError, RefereeError
 from referee.objects import ObjectStore
 from referee.sandbox import kernel
+from referee.verdicts import Verdict
+from referee.worker.main import ANOTHERS
+from referee.worker.publishing import RESULT, result_key
 
 NO_WORKER = 69  # sysexits.h, EX_UNAVAILABLE
 METADATA = "http://169.254.169.254/"
@@ -36,6 +44,7 @@ METADATA = "http://169.254.169.254/"
 _NOTICE_SECONDS = "5"  # AWS advises to look every five seconds
 _ANSWER_SECONDS = 2.0
 _LIFE_SECONDS = "21600"
+_RESULT_LIMIT_BYTES = 1 << 20
 
 
 class Metadata:
@@ -83,7 +92,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if metadata.interruption() is not None:
         print(f"{spec.attempt}: this machine is being taken back; nothing is begun on it.", file=sys.stderr)
         return NO_WORKER
-    return _watch(words, metadata, float(os.environ.get("REFEREE_NOTICE_SECONDS", _NOTICE_SECONDS)))
+    machine = Machine(folder, Path(os.environ.get("REFEREE_POWER") or POWER))
+    if machine.leaving:
+        print(f"{spec.attempt}: nothing is begun on this machine any more. {machine.leaving}", file=sys.stderr)
+        machine.leave()
+        return NO_WORKER
+    if os.environ.get("REFEREE_ALONE"):
+        machine.will_leave(f"It was {spec.attempt}'s alone.")  # before it begins, so that no ending can forget it
+    code, stopped = _watch(words, metadata, float(os.environ.get("REFEREE_NOTICE_SECONDS", _NOTICE_SECONDS)))
+    if not stopped and code != ANOTHERS:
+        machine.note(spec.evaluation, _verdict(spec, ObjectStore(os.environ["REFEREE_OBJECTS"])))
+    if machine.leaving:
+        print(f"This machine is switched off. {machine.leaving}", file=sys.stderr, flush=True)
+        machine.leave()
+    return code
+
+
+def _verdict(spec: AttemptSpec, objects: ObjectStore) -> Verdict:
+    """How the attempt ended, as the controller will read it."""
+    try:
+        data = objects.get(result_key(spec, RESULT), limit_bytes=_RESULT_LIMIT_BYTES)
+        return read_result(data, spec.attempt).verdict
+    except RefereeError:
+        return Verdict.NODE_LOST
 
 
 def worker_words(environment: Mapping[str, str], folder: Path, node: str) -> tuple[list[str], AttemptSpec]:
@@ -120,7 +151,8 @@ def _gpus(named: str) -> list[str]:
     return given
 
 
-def _watch(words: Sequence[str], metadata: Metadata, look_seconds: float) -> int:
+def _watch(words: Sequence[str], metadata: Metadata, look_seconds: float) -> tuple[int, bool]:
+    """Run the worker; returns its exit status, and whether it was told to stop."""
     # Held back until there is a worker to hand it on to, which unblocks it for itself when it is ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     worker = subprocess.Popen(
@@ -128,18 +160,23 @@ def _watch(words: Sequence[str], metadata: Metadata, look_seconds: float) -> int
         stdin=subprocess.DEVNULL,
         preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 - this process has started no thread that holds a lock
     )
-    signal.signal(signal.SIGTERM, lambda _number, _frame: worker.terminate())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     told = False
+
+    def stop(*_: object) -> None:
+        nonlocal told
+        told = True
+        worker.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     while True:
         try:
             code = worker.wait(look_seconds)
         except subprocess.TimeoutExpired:
             if not told and metadata.interruption() is not None:
-                worker.terminate()
-                told = True
+                stop()
             continue
-        return code if code >= 0 else 128 - code
+        return (code if code >= 0 else 128 - code), told
 
 
 def _read(request: urllib.request.Request) -> str:

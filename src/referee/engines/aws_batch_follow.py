@@ -6,6 +6,8 @@ thousands whether anything happened at all; only then are children asked for.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from referee.engines.aws_batch_calls import MESSAGES, BatchCalls, RefusedError, UnansweredError
+from referee.engines.aws_batch_calls import BatchCalls, RefusedError, UnansweredError
+from referee.engines.aws_batch_events import Events
+from referee.errors import HostError
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 _STATES = {
@@ -26,6 +30,8 @@ _STATES = {
     "FAILED": ENDED,
 }
 _YOUNG_SECONDS = 300.0  # a job that was just submitted may not be described yet
+_JUST_SECONDS = 10.0
+_RAREST_LOOK = 4  # times `look_seconds`, while events tell all that there is to tell
 
 
 @dataclass(slots=True)
@@ -74,7 +80,8 @@ class Following:
     Args:
         calls: to AWS.
         events_url: the queue that Batch's state changes come to; without one everything is looked up.
-        look_seconds: how often it is looked up what events should have told.
+        look_seconds: how often it is looked up what events should have told; up to four times as seldom while work
+            goes on and they have told it all.
         clock: seconds.
     """
 
@@ -88,14 +95,17 @@ class Following:
         self.arrays: dict[str, Array] = {}
         self.unanswered_since: float | None = None
         self.unanswered_because = ""
-        self._calls, self._events_url, self._look_seconds, self._clock = calls, events_url, look_seconds, clock
-        self._look_at = 0.0
+        self._calls, self._look_seconds, self._clock = calls, look_seconds, clock
+        self._events = None if events_url is None else Events(calls, events_url, clock)
+        self._look_at, self._pause, self._listened_at = 0.0, look_seconds, -math.inf
 
     def follow(self, job: str, queue: str, size: int) -> Array:
         """Follow a submission from now on."""
         if job not in self.arrays:
             now = self._clock()
             self.arrays[job] = Array(job, queue, size, now, now, [Child() for _ in range(size)])
+            self._pause = self._look_seconds
+            self._look_at = min(self._look_at, now + self._pause)
         return self.arrays[job]
 
     def look_at_running(self) -> None:
@@ -105,37 +115,45 @@ class Following:
 
     def look_now(self) -> None:
         """Look everything up at the next turn."""
-        self._look_at = 0.0
+        self._look_at, self._pause = 0.0, self._look_seconds
 
     def refresh(self) -> bool:
         """Look up what is due; returns whether anything changed."""
         now = self._clock()
         if now < self._look_at:
             return False
-        self._look_at = now + self._look_seconds
+        # What has come already need not be looked up.
+        heard = now - self._listened_at > _JUST_SECONDS and self.listen()
         live = [array for array in self.arrays.values() if array.is_live]
-        return self._answered(lambda: self._look_up(live))
+        ended = sum(array.count(ENDED) for array in live)
+        changed = self._answered(lambda: self._look_up(live))
+        told_all = self._events is not None and ended == sum(array.count(ENDED) for array in live)
+        if told_all and self.unanswered_since is None and any(array.running for array in live):
+            self._pause = min(2 * self._pause, _RAREST_LOOK * self._look_seconds)
+        else:
+            self._pause = self._look_seconds
+        self._look_at = now + self._pause
+        return heard or changed
 
     def listen(self) -> bool:
-        """Take the events that have come; returns whether anything changed."""
-        if self._events_url is None:
-            return False
-        changed = False
-        while True:
-            events: list[dict[str, Any]] = []
-            self._answered(partial(self._receive, self._events_url, events))
-            changed = self._apply(events) or changed
-            if len(events) < MESSAGES:
-                return changed
+        """Take the events that have come; returns whether anything changed. What is not told is looked up."""
+        changed, self._listened_at = False, self._clock()
+        with contextlib.suppress(HostError):  # Batch may answer all the same, and whether it does is what counts
+            more = self._events is not None
+            while self._events is not None and more:
+                events, more = self._events.take()
+                changed = self._apply(events) or changed
+        return changed
+
+    def close(self) -> None:
+        """Let go of the events that were taken."""
+        if self._events is not None:
+            self._events.close()
 
     # Inside
 
     def _running_of(self, array: Array) -> bool:
         return self._apply_summaries(array, self._calls.children(array.id, "RUNNING"))
-
-    def _receive(self, url: str, into: list[dict[str, Any]]) -> bool:
-        into += self._calls.messages(url)
-        return bool(into)
 
     def _answered(self, ask: Callable[[], bool]) -> bool:
         try:

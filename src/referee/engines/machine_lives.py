@@ -14,7 +14,7 @@ from referee.challenge import Frozen
 from referee.errors import ObjectStoreError
 from referee.objects import ObjectStore
 
-_LIMIT_BYTES = 1 << 16
+_LIMIT_BYTES = 1 << 24
 
 
 class MachineLife(Frozen):
@@ -24,8 +24,9 @@ class MachineLife(Frozen):
         node: its name, as in results.
         machine_type: what it was bought as.
         launched_at: when it was asked for; from then on it is paid for.
-        seen_at: when it was last seen up, or first seen gone.
+        seen_at: when it ended, or was last seen up.
         gone: whether it is.
+        end_unknown: whether it ended while nobody looked, some time after `seen_at`.
     """
 
     node: str
@@ -33,12 +34,27 @@ class MachineLife(Frozen):
     launched_at: datetime
     seen_at: datetime
     gone: bool = False
+    end_unknown: bool = False
+
+
+class _Up(Frozen):
+    """The machines that were up when an engine looked last."""
+
+    lives: tuple[MachineLife, ...]
 
 
 def note_lives(objects: ObjectStore, engine: str, lives: Iterable[MachineLife]) -> None:
-    """Keep what is known of these machines, in place of what was known."""
+    """Keep what is known: of machines that are gone one note each, for ever; those that are up, all of them, in one.
+
+    A fleet is looked at often, so that a note for each machine and look would be a hundred thousand in a campaign.
+    """
+    up = []
     for life in lives:
-        objects.put(f"nodes/{engine}/{life.node}.json", life.model_dump_json().encode())
+        if life.gone:
+            objects.put(f"nodes/{engine}/{life.node}.json", life.model_dump_json().encode())
+        else:
+            up.append(life)
+    objects.put(_up_key(engine), _Up(lives=tuple(up)).model_dump_json().encode())
 
 
 def noted_lives(objects: ObjectStore, engine: str) -> list[MachineLife]:
@@ -47,10 +63,19 @@ def noted_lives(objects: ObjectStore, engine: str) -> list[MachineLife]:
     Raises:
         ObjectStoreError: if a note is damaged.
     """
-    found = []
+    found: dict[str, MachineLife] = {}
     for key in objects.list(f"nodes/{engine}"):
+        data = objects.get(key, limit_bytes=_LIMIT_BYTES)
         try:
-            found.append(MachineLife.model_validate_json(objects.get(key, limit_bytes=_LIMIT_BYTES)))
+            one = key != _up_key(engine)
+            lives = (MachineLife.model_validate_json(data),) if one else _Up.model_validate_json(data).lives
         except ValidationError as error:
-            raise ObjectStoreError(f"{key} is damaged.", hint="Remove it; the bill lacks this machine then.") from error
-    return found
+            raise ObjectStoreError(f"{key} is damaged.", hint="Remove it; the bill lacks its machines then.") from error
+        for life in lives:
+            known = found.get(life.node, life)
+            found[life.node] = max(known, life, key=lambda one: (one.gone, one.seen_at))
+    return list(found.values())
+
+
+def _up_key(engine: str) -> str:
+    return f"nodes/{engine}/up.json"

@@ -97,7 +97,7 @@ def machine_bill(
     hours: dict[tuple[str, Use], Fraction] = defaultdict(Fraction)
     by_attempt: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for life in lives:
-        length = _between(life.launched_at, life.seen_at)
+        length = _between(life.launched_at, _end(life, on[life.node]))
         stays = [stay for row in on[life.node] if (stay := _stay(life, length, row)) is not None]
         for use, attempt, share in _shares(length, stays):
             hours[life.machine_type, use] += share / _HOUR
@@ -105,6 +105,13 @@ def machine_bill(
                 by_attempt[life.machine_type, attempt] += share / _HOUR
     prices = {name: machine.price for name, machine in machines.items()}
     return MachineBill(dict(hours), dict(by_attempt), prices)
+
+
+def _end(life: MachineLife, rows: Sequence[AttemptRow]) -> datetime:
+    """When it ended; if nobody saw that, when it was last known to be there."""
+    if not life.end_unknown:
+        return life.seen_at
+    return max([life.seen_at, *(row.ended_at for row in rows if row.ended_at is not None)])
 
 
 def _between(begin: datetime, end: datetime) -> int:
