@@ -375,7 +375,7 @@ def slurm_world(cluster: Cluster, **settings: object) -> Iterator[tuple[World, C
     shutil.copytree(proofs(), node / "proofs")
     shutil.rmtree(world.node)
     world.node = node
-    watch_leaves(node)
+    watch_leaves(node, world)
     assert world.objects.folder is not None
     for name in ("claims", "results"):
         (world.objects.folder / name).mkdir()  # a test may write there as root before the user's job does

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -111,11 +112,12 @@ def make_world(folder: Path, *, proven: bool = True) -> World:
     objects.put_once(f"phases/{data.digest.removeprefix('sha256:')}.json", data.model_dump_json().encode())
     node = folder / "node"
     node.mkdir(mode=0o700)
-    # The proof of this machine takes seconds, and is the same for every node folder of this boot.
-    watch_leaves(node)
     if proven:
+        # The proof of this machine takes seconds, and is the same for every node folder of this boot.
         shutil.copytree(proofs(), node / "proofs")
-    return World(folder, objects, ImageStore(folder / "objects"), data, node)
+    world = World(folder, objects, ImageStore(folder / "objects"), data, node)
+    watch_leaves(node, world)
+    return world
 
 
 @functools.cache
@@ -180,18 +182,32 @@ def traces(node: Path, marker: str = "") -> list[str]:
 # The cgroups that sandboxes of a node were seen to have. All sandboxes name theirs alike, and others may be
 # at work beside us.
 _LEAVES: dict[Path, set[str]] = {}
+_WATCHED: set[Path] = set()
 
 
-def watch_leaves(node: Path) -> None:
-    """Remember the cgroups of the node's sandboxes, for `traces`."""
-    threading.Thread(target=_watch_leaves, args=(node,), daemon=True).start()
+def watch_leaves(node: Path, owner: object) -> None:
+    """Remember the cgroups of the node's sandboxes, for `traces`, as long as `owner` lives.
+
+    One thread looks for all: a thread for each world that was ever made would slow down whatever is tested last.
+    """
+    weakref.finalize(owner, _WATCHED.discard, node)
+    _LEAVES.setdefault(node, set())
+    _WATCHED.add(node)
+    _watcher()
 
 
-def _watch_leaves(node: Path) -> None:
-    seen = _LEAVES.setdefault(node, set())
-    while node.is_dir():
-        with contextlib.suppress(OSError):  # the folder of a world that is being removed
-            for record in (node / "run").glob(f"*/box/{LEAF_NAME}"):
-                with contextlib.suppress(OSError, ValueError):
-                    seen.update(json.loads(record.read_bytes()))
+@functools.cache
+def _watcher() -> threading.Thread:
+    thread = threading.Thread(target=_watch_leaves, daemon=True)
+    thread.start()
+    return thread
+
+
+def _watch_leaves() -> None:
+    while True:
+        for node in tuple(_WATCHED):
+            with contextlib.suppress(OSError):  # the folder of a world that is being removed
+                for record in (node / "run").glob(f"*/box/{LEAF_NAME}"):
+                    with contextlib.suppress(OSError, ValueError):
+                        _LEAVES[node].update(json.loads(record.read_bytes()))
         time.sleep(0.003)
