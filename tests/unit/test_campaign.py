@@ -13,6 +13,8 @@ import pytest
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign
 from referee.challenge import Challenge, MachineType, load_challenge
+from referee.cli.app import INTERRUPTED
+from referee.cli.campaigns import _closing_words as closing_words
 from referee.engines.contract import Job, JobState, Observation
 from referee.engines.memory import Faults, MemoryEngine, Play
 from referee.errors import ConflictError
@@ -181,6 +183,21 @@ def test_cancelled_work_counts_against_nobody_and_is_run_again(stage: Stage) -> 
     assert stage.verdicts() == {None: 6, Verdict.CANCELLED: 2}
     stage.run(engine)
     assert stage.verdicts() == {Verdict.OK: 8}
+
+
+def test_a_campaign_whose_last_evaluations_were_cancelled_says_that_it_is_not_done(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = stage.engine(slots=8)
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign.begin()
+        campaign.step()
+        campaign.cancel()
+        while campaign.step():
+            engine.wait(2.0)
+        assert closing_words(ledger, "test", campaign) == INTERRUPTED
+    assert "8 were cancelled" in capsys.readouterr().out
 
 
 def test_draining_ends_what_runs_and_starts_nothing_more(stage: Stage) -> None:

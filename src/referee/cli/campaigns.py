@@ -313,6 +313,11 @@ class _Board:
 def _closing_words(ledger: Ledger, phase: str, campaign: Campaign) -> int:
     status = queries.status(ledger, phase)
     ok = status.verdicts.get(Verdict.OK, 0)
+    if (cancelled := status.verdicts.get(Verdict.CANCELLED, 0)) and not campaign.stopped_because:
+        ended = f"{status.done - cancelled} of {status.total} evaluations on {phase} have ended"
+        screen.say(f"{ended}; {cancelled} were cancelled, which counts against nobody; {status.waiting} wait.")
+        screen.say(f"Go on with: referee run --phase {phase}")
+        return INTERRUPTED
     if status.done == status.total:
         screen.say(f"All {status.total} evaluations on {phase} have ended: {ok} ok, {status.total - ok} not.")
         _print_failures(ledger, phase)
