@@ -15,21 +15,27 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT / "examples" / "deepfake")]
 
-from faults import virtual  # noqa: E402 - found by the line above
+from faults import cloud, cluster, machine, virtual  # noqa: E402 - found by the line above
 from faults.judgement import Breach  # noqa: E402 - the same
-from faults.storm import Opener, Report, storm  # noqa: E402 - the same
+from faults.storm import Arena, Report, storm  # noqa: E402 - the same
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
 # The share of all faults that each engine gets: the quick ones more.
 SHARES = {"memory": 4, "local": 2, "aws-batch": 2, "slurm": 2}
-ARENAS = {"memory": virtual.arena}
+ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
+    "memory": virtual.arena,
+    "local": machine.arena,
+    "aws-batch": cloud.arena,
+    "slurm": cluster.arena,
+}
 
 
 def run_arena(name: str, folder: Path, faults: int, seed: int, only: int | None, say: Any) -> list[Report]:
@@ -102,7 +108,9 @@ def main() -> int:
         RESULTS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for wrong in facts["wrong"][:1]:
         say(f"{wrong['breach']}, on {wrong['engine']}: {wrong['what']}")
-        say(f"Again: benchmarks/chaos.py --engines {wrong['engine']} --seed {given.seed} --campaign {wrong['campaign']}")
+        say(
+            f"Again: benchmarks/chaos.py --engines {wrong['engine']} --seed {given.seed} --campaign {wrong['campaign']}"
+        )
     print(json.dumps(facts, indent=2) if given.json else closing_line(facts))
     return 1 if facts["wrong"] else 0
 

@@ -1,4 +1,4 @@
-"""What is found of a campaign from outside: in its ledger by queries, in its object store, and as its commands print."""
+"""What is found of a campaign from outside: in its ledger by queries, in its object store, in what is printed."""
 
 from __future__ import annotations
 

@@ -7,11 +7,10 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from faults.judgement import Breach, Evidence, Wrong, judge
+from faults.judgement import Evidence, Wrong, judge
 
 PHASE = "private_test"
 _MOST_STARTS = 60
@@ -45,9 +44,6 @@ class Arena(Protocol):
     def campaign(self, number: int, faults: Sequence[str], chance: random.Random) -> tuple[Counter[str], Evidence]:
         """Run a campaign while these faults strike; those that found nothing to strike are not counted."""
         ...
-
-
-Opener = Callable[[], AbstractContextManager[Arena]]
 
 
 def drawn(kinds: Sequence[str], each: int, number: int, seed: int, name: str) -> list[str]:
@@ -87,7 +83,7 @@ def until_it_ends(
     press: Callable[[subprocess.Popen[bytes]], None],
     pauses: Iterator[float],
 ) -> list[str]:
-    """Start a controller again and again, as an operator does, until one has done all; what was odd about their ends."""
+    """Start a controller again and again, as an operator does, until all is done; what was odd about how they ended."""
     odd: list[str] = []
     deadline = time.monotonic() + _SPENT
     for _ in range(_MOST_STARTS):
@@ -108,8 +104,3 @@ def until_it_ends(
         if run.returncode > 0:  # a quarantine, the breaker, a refusal: the operator has a look, and lets it go on
             resume()
     return [*odd, f"The campaign did not end in {_MOST_STARTS} starts."]
-
-
-def reported_crash(report: Report) -> bool:
-    """Whether something beside the three promises was wrong."""
-    return any(wrong.breach is Breach.OTHER for wrong in report.wrongs)

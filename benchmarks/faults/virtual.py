@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import sqlite3
 import sys
 import threading
 import time
@@ -26,8 +25,10 @@ from unittest.mock import patch
 import postgresql_world
 import s3_world
 from board_world import referee
+from faults.bucket import BucketFaults
 from faults.findings import Findings, findings, most_committed_usd, seconds
 from faults.judgement import Charge, Evidence
+from faults.machine import lock_ledger
 from faults.storm import PHASE, Pressed
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign
@@ -35,7 +36,15 @@ from referee.challenge import MachineType
 from referee.engines.contract import Job
 from referee.engines.memory import Faults, MemoryEngine, Play
 from referee.errors import ConflictError, RefereeError
-from referee.ledger import DispatchResumed, EvaluationReopened, Event, Identity, NodeReleased, SubmissionImported, queries
+from referee.ledger import (
+    DispatchResumed,
+    EvaluationReopened,
+    Event,
+    Identity,
+    NodeReleased,
+    SubmissionImported,
+    queries,
+)
 from referee.objects import ObjectStore, bucket_location
 from referee.orders import Orders, most_usd
 from referee.verdicts import Verdict
@@ -163,6 +172,7 @@ class _Campaign:
         self.executioner = Executioner()
         self.odd: list[str] = []
         self._threads: list[threading.Thread] = []
+        self._bucket = BucketFaults(arena.proxy, chance, used=choice.url is not None)
 
     def strikes(self) -> dict[str, Callable[[], bool]]:
         """What can be done to it; those of another ledger or object store find nothing to strike."""
@@ -179,10 +189,7 @@ class _Campaign:
             "database server restarted": self._restart_database,
             "database session ended": self._end_sessions,
             "ledger locked by another program": self._lock_ledger,
-            "object store refuses (503)": self._refuse,
-            "object store loses replies": self._lose_replies,
-            "object store is slow": self._hold,
-        }
+        } | self._bucket.strikes()
 
     def run(self, faults: Sequence[str]) -> Counter[str]:
         """Until every evaluation has ended by its submission's own doing."""
@@ -215,6 +222,7 @@ class _Campaign:
             self.odd.append(f"The campaign did not end in {_MOST_PASSES} passes.")
         for thread in self._threads:
             thread.join()
+        self._bucket.end()
         self.engine.advance(1000.0)  # zombies write what they have
         return pressed.struck
 
@@ -223,7 +231,9 @@ class _Campaign:
             events: list[Event] = []
             if queries.dispatch_stopped(ledger):
                 events.append(DispatchResumed(reason="It was us."))
-            events += [NodeReleased(node=row.node, reason="It was us.") for row in queries.nodes(ledger) if row.quarantined]
+            events += [
+                NodeReleased(node=row.node, reason="It was us.") for row in queries.nodes(ledger) if row.quarantined
+            ]
             rows = queries.evaluations(ledger, PHASE)
             events += [
                 EvaluationReopened(evaluation=row.evaluation, reason="It was us.")
@@ -295,47 +305,8 @@ class _Campaign:
             place = ledger.where
         if not isinstance(place, Path):
             return False
-        rest = self.chance.uniform(0.2, 1.0)
-        other = sqlite3.connect(place, isolation_level=None, check_same_thread=False, timeout=5.0)
-        other.execute("BEGIN IMMEDIATE")
-
-        def let_go() -> None:
-            time.sleep(rest)
-            other.execute("ROLLBACK")
-            other.close()
-
-        self._later(let_go)
+        self._threads.append(lock_ledger(place, self.chance.uniform(0.2, 1.0)))
         return True
-
-    def _refuse(self) -> bool:
-        return self._of_the_bucket("down", True, False)
-
-    def _hold(self) -> bool:
-        return self._of_the_bucket("hold_seconds", 0.1, 0.0)
-
-    def _lose_replies(self) -> bool:
-        odds = random.Random(self.chance.random())  # noqa: S311 - asked by threads
-        return self._of_the_bucket(
-            "lose", lambda method, _path: method in {"PUT", "GET"} and odds.random() < 0.3, lambda _method, _path: False
-        )
-
-    def _of_the_bucket(self, name: str, bad: object, good: object) -> bool:
-        """For a moment, the proxy before the bucket is as it should not be."""
-        if self.workspace.challenge.objects.url is None:
-            return False
-        setattr(self.arena.proxy, name, bad)
-        rest = self.chance.uniform(0.2, 0.8)
-
-        def mend() -> None:
-            time.sleep(rest)
-            setattr(self.arena.proxy, name, good)
-
-        self._later(mend)
-        return True
-
-    def _later(self, what: Callable[[], None]) -> None:
-        self._threads.append(threading.Thread(target=what))
-        self._threads[-1].start()
 
 
 class VirtualArena:
@@ -344,7 +315,9 @@ class VirtualArena:
     name = "memory"
     each = 8
 
-    def __init__(self, folder: Path, database: postgresql_world.Server, service: s3_world.Service, proxy: s3_world.Proxy) -> None:
+    def __init__(
+        self, folder: Path, database: postgresql_world.Server, service: s3_world.Service, proxy: s3_world.Proxy
+    ) -> None:
         self.database, self.service, self.proxy = database, service, proxy
         self._folder = folder
         self._calm: Findings | None = None
@@ -360,7 +333,10 @@ class VirtualArena:
         made = _Campaign(self, folder, self._tables(faults, number), chance)
         struck = made.run(faults)
         # What was ordered of a submission or worker that never came did not happen.
-        for kind in ("zombie that writes after it was declared lost", *(kind for kind, _ in made.engine.next_submission)):
+        for kind in (
+            "zombie that writes after it was declared lost",
+            *(kind for kind, _ in made.engine.next_submission),
+        ):
             struck[kind] = made.engine.happened[kind]
         struck += Counter()
         return struck, self._evidence(made, findings(made.workspace, lambda *words: referee(folder, *words)))
