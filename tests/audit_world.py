@@ -19,6 +19,7 @@ from referee.audit.archive import Archive, write_end, write_member
 from referee.audit.manifest import MANIFEST, SIGNATURE, LastEvent, Listed, Manifest
 from referee.audit.replay import replayed
 from referee.audit.signing import SigningKey
+from referee.digests import digest_of
 from referee.ledger import (
     AttemptEnded,
     AttemptPlanned,
@@ -31,7 +32,6 @@ from referee.ledger import (
     SubmissionImported,
 )
 from referee.ledger.chain import EMPTY, Head, canonical_json, link_hash
-from referee.objects import digest
 from referee.verdicts import Verdict
 from referee.workspace import Workspace
 
@@ -125,7 +125,7 @@ def _run(
             attempt=attempt,
             verdict=verdict,
             node="n-1",
-            predictions_digest=digest(text.encode()) if ok else None,
+            predictions_digest=digest_of(text.encode()) if ok else None,
             reported_by="worker",
         ),
         EvaluationEnded(evaluation=evaluation, verdict=verdict, attempt=attempt),
@@ -154,7 +154,7 @@ def signed(found: dict[str, bytes], key: SigningKey) -> bytes:
     """An archive whose manifest and signature are right for what is in it, whatever that is."""
     old = Manifest.model_validate_json(found[MANIFEST])
     rest = {name: found[name] for name in sorted(found) if name not in {MANIFEST, SIGNATURE}}
-    files = (Listed(name=n, size_bytes=len(d), sha256=digest(d).removeprefix("sha256:")) for n, d in rest.items())
+    files = (Listed(name=n, size_bytes=len(d), sha256=digest_of(d).removeprefix("sha256:")) for n, d in rest.items())
     head = old.head
     if last := rest.get(contents.CHAIN, b"").splitlines()[-1:]:
         event = json.loads(last[0])

@@ -8,7 +8,6 @@ a team the latest counts. Other columns are left aside.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import re
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from referee.digests import digest_of
 from referee.errors import ConfigurationError
 
 MAX_BYTES = 64 * 2**20
@@ -102,7 +102,7 @@ def read_leaderboard(path: Path, *, greater_is_better: bool) -> Kaggleboard:
                 raise _refused(path, f"row {number}: the team {team[:60]!r} is there twice, at the same time")
             continue
         latest[key] = (team, score, int(rank) if rank else None, date)
-    return Kaggleboard("sha256:" + hashlib.sha256(data).hexdigest(), _standings(latest, greater_is_better), len(latest))
+    return Kaggleboard(digest_of(data), _standings(latest, greater_is_better), len(latest))
 
 
 def match(board: Kaggleboard, rows: Iterable[tuple[str, str, float | None]]) -> Matched:

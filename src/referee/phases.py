@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from referee.challenge import Challenge, Frozen
+from referee.digests import digest_of
 from referee.errors import ConfigurationError
 
 
@@ -109,7 +110,7 @@ def phase_names(challenge: Challenge, phase: str) -> tuple[str, ...]:
 
 def file_list_digest(files: tuple[PhaseFile, ...]) -> str:
     """The digest that names a phase's data: SHA-256 over the canonical JSON of names, sizes and digests."""
-    return "sha256:" + hashlib.sha256(file_list_text(files)).hexdigest()
+    return digest_of(file_list_text(files))
 
 
 def file_list_text(files: tuple[PhaseFile, ...]) -> bytes:

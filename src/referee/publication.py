@@ -13,6 +13,7 @@ from pathlib import Path
 from referee.audit import Holdings, published_line, write_bundle
 from referee.audit.anchor import new_anchor
 from referee.audit.manifest import Manifest
+from referee.digests import digest_of
 from referee.errors import CheckFailedError, ConfigurationError, ConflictError, HostError
 from referee.kaggle import Kaggleboard, Standing
 from referee.ledger import (
@@ -26,7 +27,6 @@ from referee.ledger import (
     queries,
 )
 from referee.ledger.queries import EvaluationRow
-from referee.objects import digest
 from referee.phases import file_list_text, record_phase
 from referee.scoring.leaderboard import inert
 from referee.scoring.scorer import valid_results
@@ -146,7 +146,7 @@ def hand_back(
         for row in evaluations:
             place = places.get(row.evaluation)
             data = None if place is None else workspace.objects.get(place.key)
-            if place is not None and data is not None and digest(data) != place.predictions_digest:
+            if place is not None and data is not None and digest_of(data) != place.predictions_digest:
                 raise CheckFailedError(
                     f"The predictions of {row.evaluation} are not those that the ledger holds: they were changed.",
                     hint="Restore them from a copy, and find out who changed them.",
@@ -194,7 +194,7 @@ def _manifest(returned: Sequence[Returned], *, named: bool) -> str:
         if one.data is None:
             facts += ["", "", ""]
         else:
-            facts += [digest(one.data).removeprefix("sha256:"), len(one.data), "" if one.rows is None else one.rows]
+            facts += [digest_of(one.data).removeprefix("sha256:"), len(one.data), "" if one.rows is None else one.rows]
         who = one.identity
         names = ["", ""] if who is None else [inert(who.submission_name), inert(who.team_name)]
         writer.writerow(facts + (names if named else []))

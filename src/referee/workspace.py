@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from referee.audit import SigningKey
 from referee.challenge import Challenge, MetricChoice, load_challenge
+from referee.digests import digest_of
 from referee.errors import CheckFailedError, ConfigurationError, ConflictError
 from referee.images.store import ImageStore
 from referee.ledger import (
@@ -136,7 +136,7 @@ class Workspace:
         events: list[Event] = []
         with self.ledger_or_new() as ledger:
             content = challenge_text(self.challenge)
-            digest = "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+            digest = digest_of(content)
             recorded = queries.challenge(ledger)
             if recorded is None or recorded.digest != digest:
                 events.append(ChallengeRecorded(digest=digest, content=content))
@@ -263,7 +263,7 @@ class Workspace:
         own = self.challenge.folder / str(self.challenge.phase(phase).labels)
         kept = self.state / "labels" / f"{digest.removeprefix('sha256:')}.csv"
         content = own.read_bytes() if own.is_file() else b""
-        if "sha256:" + hashlib.sha256(content).hexdigest() == digest:
+        if digest_of(content) == digest:
             if not kept.exists():
                 # So that the board can still be analysed while changed labels are only staged.
                 kept.parent.mkdir(mode=0o700, exist_ok=True)

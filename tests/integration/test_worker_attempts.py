@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from referee.attempts import AttemptResult, AttemptSpec
-from referee.objects import digest
+from referee.digests import digest_of
 from referee.sandbox import kernel
 from referee.verdicts import Blame, Verdict, blame
 from referee.worker.lock import is_held, read_holder
@@ -111,7 +111,7 @@ def test_everything_is_measured_and_published_and_nothing_else(world: World) -> 
     assert sorted(predictions.splitlines()) == [b"a.mp4,0.25", b"b.mp4,0.25", b"deeper/c.mp4,0.25", b"filename,label"]
     assert world.objects.get(result_key(spec, LOG)) == b"hello\n"
     assert world.objects.list("results") == sorted(result_key(spec, name) for name in (PREDICTIONS, LOG, RESULT))
-    assert (result.predictions_digest, result.log_digest) == (digest(predictions), digest(b"hello\n"))
+    assert (result.predictions_digest, result.log_digest) == (digest_of(predictions), digest_of(b"hello\n"))
     assert (result.predictions_rows, result.exit_status, result.machine_type) == (3, 0, "m")
     measured = result.measurements
     assert measured is not None

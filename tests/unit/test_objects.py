@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import s3_world
+from referee.digests import digest_of
 from referee.errors import ConfigurationError, ObjectStoreError
-from referee.objects import AlreadyExistsError, ObjectMissingError, ObjectStore, ObjectTooLargeError, digest
+from referee.objects import AlreadyExistsError, ObjectMissingError, ObjectStore, ObjectTooLargeError
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -187,4 +188,4 @@ def test_a_writer_that_is_killed_leaves_a_whole_object_or_none(folder: ObjectSto
 
 
 def test_a_digest_names_its_algorithm() -> None:
-    assert digest(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert digest_of(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

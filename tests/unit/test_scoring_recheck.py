@@ -14,9 +14,10 @@ from scoring_rows import attempt, evaluation, score
 from sklearn.metrics import log_loss
 
 from referee.challenge import MetricChoice, PredictionFormat, ReproductionChoice
+from referee.digests import digest_of
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger.queries import EvaluationRow
-from referee.objects import ObjectStore, digest
+from referee.objects import ObjectStore
 from referee.scoring.confirmation import confirmed_runs, prize_zone
 from referee.scoring.leaderboard import leaderboard
 from referee.scoring.metric import find_metric
@@ -48,7 +49,7 @@ class World:
 
     def add(self, submission: str, values: Any, series: str = "") -> None:
         data = table(values)
-        row = replace(evaluation(submission, phase="public_test"), predictions_digest=digest(data), series=series)
+        row = replace(evaluation(submission, phase="public_test"), predictions_digest=digest_of(data), series=series)
         if series:
             name = f"{row.evaluation}.{series}"
             row = replace(row, evaluation=name, attempt=f"{name}.1")
@@ -66,7 +67,7 @@ class World:
             store=self.store,
             names=NAMES,
             labels=self.labels,
-            labels_digest=digest(self.labels.read_bytes()),
+            labels_digest=digest_of(self.labels.read_bytes()),
             metric=MetricChoice(),
             layout=PredictionFormat(),
             choice=ReproductionChoice(),
@@ -144,7 +145,7 @@ def test_recorded_files_are_compared_row_by_row(world: World, tmp_path: Path) ->
 
 def test_a_result_that_was_changed_since_is_not_compared(world: World) -> None:
     world.add("s-a", GOOD)
-    world.rows[0] = replace(world.rows[0], predictions_digest=digest(b"other"))
+    world.rows[0] = replace(world.rows[0], predictions_digest=digest_of(b"other"))
     with pytest.raises(CheckFailedError, match="not those that the ledger holds"):
         world.check({"s-a": 0.1})
 

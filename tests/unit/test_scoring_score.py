@@ -14,9 +14,10 @@ from scoring_rows import attempt, evaluation
 from sklearn.metrics import log_loss, roc_auc_score
 
 from referee.challenge import MetricChoice, PredictionFormat, UncertaintyChoice
+from referee.digests import digest_of
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger.queries import EvaluationRow, ScoreRow
-from referee.objects import ObjectStore, digest
+from referee.objects import ObjectStore
 from referee.scoring.analysis import analyse_phase
 from referee.scoring.score import Scoring, score_evaluations
 from referee.scoring.scorer import ScoringError, ScoringLimits
@@ -38,7 +39,7 @@ class Phase:
         lines = "".join(f"{name},{value!r}\n" for name, value in zip(NAMES, values, strict=True))
         data = f"filename,label\n{lines}".encode()
         self.store.put_once(f"results/key-{submission}/predictions.csv", data)
-        self.rows.append(replace(evaluation(submission), predictions_digest=digest(data)))
+        self.rows.append(replace(evaluation(submission), predictions_digest=digest_of(data)))
         return data
 
     @property
@@ -47,7 +48,7 @@ class Phase:
 
     def score(self, *, scores: tuple[ScoreRow, ...] = (), **more: Any) -> Scoring:
         arguments: dict[str, Any] = {
-            "labels_digest": digest(self.label_file.read_bytes()),
+            "labels_digest": digest_of(self.label_file.read_bytes()),
             "choice": MetricChoice(epsilon=1e-7, secondary=("roc_auc",)),
         }
         return score_evaluations(
@@ -96,7 +97,7 @@ def test_scores_equal_scikit_learns_on_the_same_files(phase: Phase) -> None:
         expected = log_loss(phase.labels, np.clip(values, 1e-7, 1 - 1e-7))
         assert float(event.scores["log_loss"]) == pytest.approx(expected, rel=1e-12)
         assert float(event.scores["roc_auc"]) == pytest.approx(roc_auc_score(phase.labels, values), rel=1e-12)
-        assert event.labels_digest == digest(phase.label_file.read_bytes())
+        assert event.labels_digest == digest_of(phase.label_file.read_bytes())
         assert "referee" in event.scorer_version
 
 
@@ -245,7 +246,7 @@ def test_the_board_is_analysed_in_the_same_confined_process(phase: Phase) -> Non
         store=phase.store,
         names=NAMES,
         labels=phase.label_file,
-        labels_digest=digest(phase.label_file.read_bytes()),
+        labels_digest=digest_of(phase.label_file.read_bytes()),
         metadata=None,
         metric=MetricChoice(epsilon=1e-7),
         layout=PredictionFormat(),

@@ -14,9 +14,10 @@ import pytest
 
 from referee.attempts import AttemptResult, AttemptSpec
 from referee.challenge import Contract, Limits, PredictionFormat
+from referee.digests import digest_of
 from referee.errors import ConfigurationError, ConflictError, HostError, ObjectStoreError
 from referee.images.model import NoRoomError
-from referee.objects import AlreadyExistsError, ObjectStore, digest
+from referee.objects import AlreadyExistsError, ObjectStore
 from referee.phases import PhaseData, PhaseFile, file_list_digest
 from referee.verdicts import Verdict
 from referee.worker import lock as lock_module
@@ -135,7 +136,7 @@ def data(tmp_path: Path) -> PhaseData:
     files = []
     for name, content in {"a": b"1", "deep/b": b"22"}.items():
         (tmp_path / "data" / name).write_bytes(content)
-        files.append(PhaseFile(name=name, size_bytes=len(content), sha256=digest(content).removeprefix("sha256:")))
+        files.append(PhaseFile(name=name, size_bytes=len(content), sha256=digest_of(content).removeprefix("sha256:")))
     return PhaseData(location=tmp_path / "data", digest=file_list_digest(tuple(files)), files=tuple(files))
 
 
@@ -313,7 +314,7 @@ def test_the_result_comes_last_and_names_its_files(tmp_path: Path, monkeypatch: 
     stored = publish(objects, spec_of(), result_of(), Files(b"predictions", b"log"))
     assert order == [PREDICTIONS, LOG, RESULT]
     assert stored == AttemptResult.model_validate_json(objects.get(result_key(spec_of(), RESULT)))
-    assert (stored.predictions_digest, stored.log_digest) == (digest(b"predictions"), digest(b"log"))
+    assert (stored.predictions_digest, stored.log_digest) == (digest_of(b"predictions"), digest_of(b"log"))
 
 
 def test_files_that_cannot_be_stored_make_it_the_host_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

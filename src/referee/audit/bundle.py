@@ -17,6 +17,7 @@ from referee.audit.anchor import anchor_salt
 from referee.audit.archive import write_end, write_member, wrong
 from referee.audit.manifest import MANIFEST, SIGNATURE, LastEvent, Listed, Manifest
 from referee.audit.signing import SigningKey
+from referee.digests import digest_of
 from referee.errors import CheckFailedError, ConflictError, HostError
 from referee.ledger import AnchorPublished, Identity, Ledger, queries
 from referee.ledger.chain import canonical_json
@@ -112,7 +113,7 @@ def _stored(store: ObjectStore, place: str, digest: str) -> Chunks:
                 f"The predictions {place} are not in the object store any more.",
                 hint="Restore them from a copy, or leave all predictions out with --without-predictions.",
             ) from error
-        if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+        if digest_of(data) != digest:
             raise CheckFailedError(
                 f"The predictions {place} are not those that the ledger holds ({digest}): they were changed.",
                 hint="Restore them from a copy, and find out who changed them.",

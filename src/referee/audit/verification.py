@@ -6,7 +6,6 @@ from the chain, by the same functions that wrote it, and compared byte by byte.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from referee.audit.manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Mani
 from referee.audit.recomputation import recompute
 from referee.audit.replay import replayed
 from referee.audit.signing import is_signed
+from referee.digests import digest_of
 from referee.errors import ConfigurationError, LedgerError
 from referee.ledger import AnchorPublished, Head, Identity, Ledger, Link, read_event, verify_links
 from referee.ledger import queries as ask
@@ -246,7 +246,7 @@ def _check_phases(archive: Archive, ledger: Ledger) -> set[str]:
         name = contents.phase_name(phase)
         names.add(name)
         data = archive.read(name, _LIST_BYTES)
-        if "sha256:" + hashlib.sha256(data).hexdigest() != row.data_digest:
+        if digest_of(data) != row.data_digest:
             raise wrong(f"{name} in the bundle is not the list of data that the ledger holds ({row.data_digest}).")
     return names
 

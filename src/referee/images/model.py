@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from referee.challenge import Frozen
+from referee.digests import digest_of
 from referee.errors import HostError, ImageError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -118,7 +118,7 @@ class ImageRecord(Frozen):
     def content_digest(self) -> str:
         """Equal for images that would run alike, however they were compressed or archived."""
         text = json.dumps([self.diff_ids, self.config.model_dump(mode="json")], sort_keys=True)
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 
+from referee.digests import digest_of
 from referee.ledger.chain import canonical_json
 
 
@@ -28,4 +28,4 @@ class Identity:
     def commitment(self) -> str:
         """SHA-256 over the canonical JSON of salt, blind ids and names."""
         text = canonical_json([self.salt, self.submission, self.team, self.submission_name, self.team_name])
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(text)

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from referee.challenge import Frozen
+from referee.digests import digest_of
 from referee.ledger.chain import canonical_json
 from referee.ledger.events import Digest, Event, FloatText, Name, Prose
 
@@ -33,7 +34,7 @@ def data_commitment(data: Mapping[str, str]) -> str:
 
 def labels_commitment(salt: str, labels: Mapping[str, str | None]) -> str:
     """`sha256:…` over the salt and the labels' digests by phase; without the salt no labels can be tried against it."""
-    return "sha256:" + hashlib.sha256(canonical_json(["labels", salt, dict(labels)]).encode()).hexdigest()
+    return digest_of(canonical_json(["labels", salt, dict(labels)]))
 
 
 class PublicStanding(Frozen):
@@ -100,4 +101,4 @@ def score_commitment(
 ) -> str:
     """`sha256:…` over the salt and everything that a score event says."""
     text = canonical_json([salt, evaluation, dict(scores), predictions_digest, labels_digest, scorer_version, epsilon])
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(text)

@@ -7,7 +7,7 @@ neither (it links first and never syncs), so it serves for buckets (`s3://…`),
 
 from referee.objects.bucket import bucket_location
 from referee.objects.errors import AlreadyExistsError, ObjectMissingError, ObjectTooLargeError, missing, too_large
-from referee.objects.store import Backend, ObjectStore, digest
+from referee.objects.store import Backend, ObjectStore
 
 __all__ = [
     "AlreadyExistsError",
@@ -16,7 +16,6 @@ __all__ = [
     "ObjectStore",
     "ObjectTooLargeError",
     "bucket_location",
-    "digest",
     "missing",
     "too_large",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from referee.digests import digest_of
 from referee.errors import ConfigurationError, ObjectStoreError
 from referee.objects.bucket import BucketBackend
 from referee.objects.errors import AlreadyExistsError
@@ -83,7 +83,7 @@ class ObjectStore:
         if there == data:
             return False
         raise AlreadyExistsError(
-            f"{key} in {self.location} is already written, with other content ({digest(data)} was refused).",
+            f"{key} in {self.location} is already written, with other content ({digest_of(data)} was refused).",
             hint="The first one counts; nothing was changed.",
         )
 
@@ -163,11 +163,6 @@ class ObjectStore:
             _checked(prefix.removesuffix("/"))
         with _explained(f"list {prefix}", self.location):
             return sorted(self._backend.keys(prefix.removesuffix("/")))
-
-
-def digest(data: bytes) -> str:
-    """`sha256:…` of the bytes."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _checked(key: str) -> str:

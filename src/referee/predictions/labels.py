@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from referee.challenge import PredictionFormat
+from referee.digests import digest_of
 from referee.errors import ConfigurationError
 from referee.predictions.problems import PredictionError, shown
 from referee.predictions.rows import content_of, number_of, rows_of
@@ -66,7 +66,7 @@ def read_labels(path: Path, layout: PredictionFormat, *, expected: Sequence[str]
     if expected is not None:
         _compare(path, labels, expected)
     names = tuple(labels if expected is None else expected)
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = digest_of(content)
     return Labels(names, array("d", [labels[name] for name in names]), digest)
 
 

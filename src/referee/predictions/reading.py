@@ -11,7 +11,6 @@ CR LF line ends, the last one optional; fields with or without RFC 4180 quotes; 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from array import array
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import from_json
 
 from referee.challenge import PredictionFormat
+from referee.digests import digest_of
 from referee.errors import ConfigurationError
 from referee.predictions.problems import PredictionError, Problem, shown
 from referee.predictions.rows import BYTE_ORDER_MARK, VALUE_LIMIT, content_of, number_of, rows_of
@@ -86,7 +86,7 @@ def read_predictions(
     """
     known = _index(tuple(expected))
     content = content_of(data, limit_bytes)
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = digest_of(content)
     doubles = _read_fast(content, known, layout)
     if doubles is None:
         doubles = _read_carefully(content, known, layout)

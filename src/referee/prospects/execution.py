@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
 from referee.challenge import SPOT, Challenge, MachineType
+from referee.digests import digest_of
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger, PlanConfirmed
 from referee.orders import Orders
@@ -36,9 +36,7 @@ def confirmed_plans(ledger: Ledger, phase: str) -> tuple[Confirmed, ...]:
 def confirmation(plan: Plan) -> PlanConfirmed:
     """The event that says that the operator confirmed it."""
     content = plan.model_dump_json()
-    return PlanConfirmed(
-        phase=plan.phase, digest="sha256:" + hashlib.sha256(content.encode()).hexdigest(), content=content
-    )
+    return PlanConfirmed(phase=plan.phase, digest=digest_of(content), content=content)
 
 
 def is_paid(machines: Mapping[str, MachineType]) -> bool:

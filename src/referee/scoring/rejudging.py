@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from referee.challenge import MetricChoice
+from referee.digests import digest_of
 from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.scoring.leaderboard import Leaderboard
 from referee.verdicts import Verdict
@@ -124,7 +124,7 @@ def _facts(board: Leaderboard) -> dict[str, _Facts]:
 
 def board_digest(board: Leaderboard) -> str:
     """`sha256:…` of the board's JSON under blind ids: what the ledger keeps of the board before and after."""
-    return "sha256:" + hashlib.sha256(board.to_json().encode()).hexdigest()
+    return digest_of(board.to_json())
 
 
 @dataclass(frozen=True, slots=True)

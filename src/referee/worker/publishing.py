@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from referee.attempts import AttemptResult, AttemptSpec
+from referee.digests import digest_of
 from referee.errors import ObjectStoreError
-from referee.objects import AlreadyExistsError, ObjectStore, digest
+from referee.objects import AlreadyExistsError, ObjectStore
 from referee.verdicts import Verdict
 from referee.worker.faults import host_fault
 
@@ -54,8 +55,8 @@ def _store(objects: ObjectStore, spec: AttemptSpec, files: Files) -> dict[str, s
     digests = {}
     if files.predictions is not None:
         objects.put_once(result_key(spec, PREDICTIONS), files.predictions)
-        digests["predictions_digest"] = digest(files.predictions)
+        digests["predictions_digest"] = digest_of(files.predictions)
     if files.log:
         objects.put_once(result_key(spec, LOG), files.log)
-        digests["log_digest"] = digest(files.log)
+        digests["log_digest"] = digest_of(files.log)
     return digests
