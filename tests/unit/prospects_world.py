@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from test_campaign import Stage
+from campaign_world import Stage
 
 from referee.attempts import AttemptSpec, Measurements
-from referee.campaign import Campaign, for_series
 from referee.engines.memory import MemoryEngine, Play
 from referee.ledger import Ledger, queries
 from referee.orders import Orders
@@ -98,9 +97,7 @@ class Season:
     ) -> None:
         """Run to the end, or until so many evaluations have ended; or the further runs of a series."""
         with self.ledger() as ledger, ledger.lead() as lease:
-            stage = self.stage
-            challenge = for_series(stage.challenge, series) if series else stage.challenge
-            campaign = Campaign(challenge, lease, self.engine, stage.objects, stage.data, "test", orders, series=series)
+            campaign = self.stage.campaign(lease, self.engine, orders, series=series)
             campaign.begin()
             while campaign.step():
                 on_step(ledger)

@@ -132,10 +132,10 @@ def signed_anyway(sample: Sample, found: dict[str, bytes]) -> bytes:
 
 
 def _with_chain(sample: Sample, found: dict[str, bytes]) -> bytes:
-    from audit_world import Listed, Manifest, digest  # noqa: PLC0415 - the forger's own tools
+    from audit_world import Listed, Manifest, digest_of  # noqa: PLC0415 - the forger's own tools
 
     rest = {name: found[name] for name in sorted(found) if name not in {MANIFEST, SIGNATURE}}
-    files = tuple(Listed(name=n, size_bytes=len(d), sha256=digest(d)[7:]) for n, d in rest.items())
+    files = tuple(Listed(name=n, size_bytes=len(d), sha256=digest_of(d)[7:]) for n, d in rest.items())
     old = Manifest.model_validate_json(sample.members[MANIFEST])
     text = old.model_copy(update={"files": files, "public_key": sample.key.public}).to_bytes()
     return pack({MANIFEST: text, SIGNATURE: (sample.key.sign(text) + "\n").encode(), **rest})

@@ -3,91 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from campaign_world import IMAGE, Stage, ok
 
 from referee.attempts import AttemptSpec
-from referee.campaign import Campaign
-from referee.challenge import Challenge, MachineType, load_challenge
+from referee.challenge import MachineType
 from referee.cli.app import INTERRUPTED
 from referee.cli.campaigns import _closing_words as closing_words
 from referee.engines.contract import Job, JobState, Observation
 from referee.engines.memory import Faults, MemoryEngine, Play
 from referee.errors import ConflictError
-from referee.ledger import Identity, Ledger, PhaseRecorded, SubmissionImported, queries
-from referee.objects import ObjectStore
+from referee.ledger import Ledger, queries
 from referee.orders import dispatch_order
-from referee.phases import PhaseData, record_phase
 from referee.verdicts import Verdict
 
-IMAGE = "sha256:" + "0" * 64
 GPU = MachineType(cpus=8, memory=2**36, gpus=1, gpu_memory=2**34, reference=True)
-
-
-class Stage:
-    """A challenge with `count` submissions and everything a controller needs; what it ran is in `engine.executed`."""
-
-    def __init__(
-        self,
-        folder: Path,
-        count: int = 8,
-        kinds: tuple[str, ...] = ("cpu",),
-        text: str = "",
-        place: Path | str | None = None,
-    ) -> None:
-        (folder / "data").mkdir()
-        (folder / "data" / "a.mp4").write_bytes(b"x")
-        (folder / "challenge.toml").write_text(
-            'name = "small"\n[phases.test]\ndata = "data"\nvisibility = "private"\n' + text
-        )
-        self.challenge: Challenge = load_challenge(folder)
-        self.data: PhaseData = record_phase(self.challenge, "test")
-        self.objects = ObjectStore(folder / "objects")
-        self.path = place or folder / "ledger.sqlite"
-        with Ledger.create(self.path, campaign="c", challenge_name="small") as ledger:
-            ledger.append([PhaseRecorded(phase="test", data_digest=self.data.digest, files=1)])
-            for number in range(count):
-                who = Identity.new(f"s-{number:03d}", f"t-{number:03d}", f"submission {number}", f"team {number}")
-                event = SubmissionImported(
-                    submission=who.submission,
-                    team=who.team,
-                    submission_kind=kinds[number % len(kinds)],  # type: ignore[arg-type] # from a tuple of the two kinds
-                    image=IMAGE,
-                    identity_commitment=who.commitment,
-                )
-                ledger.append([event], identities=[who])
-
-    def engine(self, script: Any = None, **options: Any) -> MemoryEngine:
-        machines = options.pop("machines", {"local": MachineType(cpus=64, memory=2**40, reference=True)})
-        return MemoryEngine(self.objects, script or ok, machines=machines, **options)
-
-    def run(self, engine: MemoryEngine, steps: int | None = None) -> Campaign:
-        """Run to the end, or be killed after so many passes (nothing is told to the ledger then)."""
-        with Ledger.open(self.path) as ledger, ledger.lead() as lease:
-            campaign = Campaign(self.challenge, lease, engine, self.objects, self.data, "test")
-            campaign.begin()
-            while campaign.step():
-                if steps is not None and (steps := steps - 1) <= 0:
-                    break
-                engine.wait(2.0)
-            return campaign
-
-    def verdicts(self) -> Counter[Verdict | None]:
-        with Ledger.open(self.path) as ledger:
-            ledger.verify()
-            return Counter(row.verdict for row in queries.evaluations(ledger, "test"))
-
-    def attempts(self) -> tuple[queries.AttemptRow, ...]:
-        with Ledger.open(self.path) as ledger:
-            return queries.attempts(ledger, phase="test")
-
-
-def ok(spec: AttemptSpec, chance: random.Random) -> Play:
-    return Play(seconds=1 + 9 * chance.random(), predictions=b"filename,label\na.mp4,0.5\n", rows=1)
 
 
 @pytest.fixture
@@ -174,7 +107,7 @@ def test_the_only_node_is_quarantined_and_the_campaign_says_so(tmp_path: Path) -
 def test_cancelled_work_counts_against_nobody_and_is_run_again(stage: Stage) -> None:
     engine = stage.engine(slots=2)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign = stage.campaign(lease, engine)
         campaign.begin()
         campaign.step()
         campaign.cancel()
@@ -190,7 +123,7 @@ def test_a_campaign_whose_last_evaluations_were_cancelled_says_that_it_is_not_do
 ) -> None:
     engine = stage.engine(slots=8)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign = stage.campaign(lease, engine)
         campaign.begin()
         campaign.step()
         campaign.cancel()
@@ -203,7 +136,7 @@ def test_a_campaign_whose_last_evaluations_were_cancelled_says_that_it_is_not_do
 def test_draining_ends_what_runs_and_starts_nothing_more(stage: Stage) -> None:
     engine = stage.engine(slots=2)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test")
+        campaign = stage.campaign(lease, engine)
         campaign.begin()
         campaign.step()
         campaign.drain()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_campaign import Stage
+from campaign_world import Stage
 
 import postgresql_world
 from referee.errors import HostError

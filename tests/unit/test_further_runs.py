@@ -8,13 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from test_campaign import Stage, ok
+from campaign_world import Stage, ok
 
 from referee.attempts import AttemptSpec
-from referee.campaign import Campaign, for_series
+from referee.campaign import for_series
 from referee.challenge import Challenge, EngineChoice, Limits, MachineType, Phase
 from referee.cli.campaigns import confirm_further_runs
-from referee.engines.memory import MemoryEngine, Play
+from referee.engines.memory import Play
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger, SeriesStarted, SubmissionRuled, queries
 from referee.rulings import Ruling
@@ -27,22 +27,6 @@ SERIES = SeriesStarted(
     submissions=("s-001", "s-002"),
     limits=Limits(wall_time=timedelta(seconds=77)),
 )
-
-
-def run(stage: Stage, engine: MemoryEngine, event: SeriesStarted = SERIES, steps: int | None = None) -> Campaign:
-    """Make the further runs of a series, or be killed after so many passes."""
-    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        if event.series not in {row.series for row in queries.series(ledger)}:
-            ledger.append([event])
-        series = next(row for row in queries.series(ledger) if row.series == event.series)
-        challenge = for_series(stage.challenge, series)
-        campaign = Campaign(challenge, lease, engine, stage.objects, stage.data, "test", series=series)
-        campaign.begin()
-        while campaign.step():
-            if steps is not None and (steps := steps - 1) <= 0:
-                break
-            engine.wait(2.0)
-        return campaign
 
 
 def test_further_runs_that_cost_money_are_not_started_unasked(stage: Stage) -> None:
@@ -75,7 +59,7 @@ def test_a_series_runs_its_own_submissions_and_leaves_the_official_ones_alone(st
         specs.append(spec)
         return ok(spec, chance)
 
-    run(stage, stage.engine(script))
+    stage.run(stage.engine(script), series=SERIES)
     with Ledger.open(stage.path) as ledger:
         assert (queries.evaluations(ledger, "test"), queries.attempts(ledger, phase="test")) == before
         assert queries.phases(ledger)["test"].finished_at == finished
@@ -90,8 +74,8 @@ def test_a_series_runs_its_own_submissions_and_leaves_the_official_ones_alone(st
 
 def test_a_killed_controller_goes_on_with_a_series_where_it_was(stage: Stage) -> None:
     engine = stage.engine(slots=1)
-    run(stage, engine, steps=1)
-    run(stage, engine)
+    stage.run(engine, series=SERIES, steps=1)
+    stage.run(engine, series=SERIES)
     with Ledger.open(stage.path) as ledger:
         assert queries.status(ledger, "test", "rejudging-1").verdicts == {Verdict.OK: 2}
     assert set(engine.executed.values()) == {1}
@@ -104,7 +88,7 @@ def test_a_series_stays_on_its_machine_type(tmp_path: Path) -> None:
     stage = Stage(tmp_path, count=3)
     stage.run(stage.engine(machines=machines))
     bound = SERIES.model_copy(update={"series": "confirmation-1-1", "purpose": "confirmation", "machine_type": "dear"})
-    run(stage, stage.engine(machines=machines), bound)
+    stage.run(stage.engine(machines=machines), series=bound)
     with Ledger.open(stage.path) as ledger:
         attempts = queries.attempts(ledger, phase="test", series="confirmation-1-1")
     assert {row.machine_type for row in attempts} == {"dear"}
@@ -137,23 +121,16 @@ def test_whoever_is_held_or_ruled_off_is_not_run_until_let_through(tmp_path: Pat
     stage = Stage(tmp_path, count=4)
     engine = stage.engine()
 
-    def campaign(held: dict[str, str]) -> None:
-        with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-            one = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test", held=held)
-            one.begin()
-            while one.step():
-                engine.wait(2.0)
-
     with Ledger.open(stage.path) as ledger:
         ledger.append([SubmissionRuled(submission="s-000", ruling=Ruling.WITHDRAW, reason="asked")])
-    campaign({"s-001": "It did not reproduce."})
-    campaign({"s-001": "It did not reproduce."})
+    stage.run(engine, held={"s-001": "It did not reproduce."})
+    stage.run(engine, held={"s-001": "It did not reproduce."})
     with Ledger.open(stage.path) as ledger:
         assert {row.submission for row in queries.evaluations(ledger, "test")} == {"s-002", "s-003"}
         assert queries.held(ledger, "test") == {"s-001": "It did not reproduce."}
         assert len([one for one in ledger.events() if one.event.kind == "evaluation.held"]) == 1
         ledger.append([SubmissionRuled(submission="s-000", ruling=Ruling.REINSTATE, reason="asked again")])
-    campaign({})
+    stage.run(engine, held={})
     with Ledger.open(stage.path) as ledger:
         assert queries.held(ledger, "test") == {}
     assert stage.verdicts() == {Verdict.OK: 4}

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaign_world import Stage, ok
 from hypothesis import given
 from hypothesis import strategies as st
-from test_campaign import Stage, ok
 
 from referee.attempts import AttemptSpec
-from referee.campaign import Campaign
 from referee.challenge import MachineType
-from referee.engines.memory import MemoryEngine, Play
+from referee.engines.memory import Play
 from referee.errors import LedgerError
 from referee.ledger import EvaluationEnded, Ledger, queries
 from referee.orders import Orders, Purse, longest_first, originals, smoke_items
@@ -26,15 +25,6 @@ from referee.verdicts import Verdict
 
 CHEAP = MachineType(cpus=4, memory=2**34, price=Decimal("0.5"), reference=True)
 DEAR = MachineType(cpus=8, memory=2**35, price=Decimal(3), speed=2)
-
-
-def run(stage: Stage, engine: MemoryEngine, orders: Orders) -> Campaign:
-    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = Campaign(stage.challenge, lease, engine, stage.objects, stage.data, "test", orders)
-        campaign.begin()
-        while campaign.step():
-            engine.wait(2.0)
-        return campaign
 
 
 def evaluations(stage: Stage) -> dict[str, queries.EvaluationRow]:
@@ -48,10 +38,10 @@ def evaluations(stage: Stage) -> dict[str, queries.EvaluationRow]:
 def test_only_what_was_ordered_is_run_and_the_rest_waits_for_the_next_run(tmp_path: Path) -> None:
     stage = Stage(tmp_path, count=8)
     pilot = frozenset({"s-001.test", "s-004.test", "s-006.test"})
-    run(stage, stage.engine(), Orders(only=pilot))
+    stage.run(stage.engine(), Orders(only=pilot))
     assert {row.evaluation for row in evaluations(stage).values() if row.verdict} == pilot
     engine = stage.engine()
-    run(stage, engine, Orders())
+    stage.run(engine, Orders())
     assert stage.verdicts() == {Verdict.OK: 8}
     assert not pilot & {name.rsplit(".", 1)[0] for name in engine.executed}
 
@@ -62,7 +52,7 @@ def test_only_what_was_ordered_is_run_and_the_rest_waits_for_the_next_run(tmp_pa
 def test_each_machine_type_gets_its_share_of_the_plan(tmp_path: Path) -> None:
     stage = Stage(tmp_path, count=20)
     engine = stage.engine(machines={"cheap": CHEAP, "dear": DEAR}, slots=3)
-    run(stage, engine, Orders(shares={"cpu": {"cheap": 14, "dear": 6}}))
+    stage.run(engine, Orders(shares={"cpu": {"cheap": 14, "dear": 6}}))
     assert Counter(row.machine_type for row in stage.attempts()) == {"cheap": 14, "dear": 6}
 
 
@@ -71,9 +61,7 @@ def test_no_more_run_side_by_side_than_the_plan_has_machines(tmp_path: Path) -> 
     engine = stage.engine(nodes={"local": [f"n{number}" for number in range(6)]})
     most = 0
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = Campaign(
-            stage.challenge, lease, engine, stage.objects, stage.data, "test", Orders(machines={"local": 2})
-        )
+        campaign = stage.campaign(lease, engine, Orders(machines={"local": 2}))
         campaign.begin()
         while campaign.step():
             most = max(most, len(queries.open_attempts(ledger, "test")))
@@ -90,7 +78,7 @@ def test_what_the_last_attempt_needs_wins_over_the_plan(tmp_path: Path) -> None:
     def script(spec: AttemptSpec, chance: random.Random) -> Play:
         return ok(spec, chance) if spec.machine_type == "large" else Play(verdict=Verdict.GPU_OUT_OF_MEMORY)
 
-    run(stage, stage.engine(script, machines={"small": small, "large": large}), Orders(shares={"gpu": {"small": 2}}))
+    stage.run(stage.engine(script, machines={"small": small, "large": large}), Orders(shares={"gpu": {"small": 2}}))
     assert stage.verdicts() == {Verdict.OK: 2}
 
 
@@ -112,12 +100,12 @@ def test_nothing_is_started_that_could_go_beyond_the_budget_and_nothing_paid_is_
         return Play(seconds=10, predictions=b"filename,label\na.mp4,0.5\n", rows=1)
 
     engine = stage.engine(script, machines={"paid": CHEAP.model_copy(update={"price": Decimal(540)})}, slots=2)
-    campaign = run(stage, engine, Orders(budget_usd=Decimal(10)))
+    campaign = stage.run(engine, Orders(budget_usd=Decimal(10)))
     # Ten seconds cost 1.50, and may cost 3 at the limit: after five 7.50 are spent and a sixth may end at 10.50.
     assert stage.verdicts() == {Verdict.OK: 5, None: 5}
     assert "budget of $10.00" in campaign.stopped_because
     assert all(row.verdict is Verdict.OK for row in stage.attempts())
-    run(stage, engine, Orders(budget_usd=Decimal(20)))
+    stage.run(engine, Orders(budget_usd=Decimal(20)))
     assert stage.verdicts() == {Verdict.OK: 10}
 
 
@@ -161,7 +149,7 @@ def test_every_smoke_run_comes_before_any_full_run_and_what_fails_there_ends_the
             return Play(seconds=1, verdict=Verdict.NONZERO_EXIT)
         return Play(seconds=1 if spec.items else 100, predictions=b"", rows=len(spec.items or stage.data.names))
 
-    run(stage, stage.engine(script, slots=2), Orders())
+    stage.run(stage.engine(script, slots=2), Orders())
     assert [spec.items for spec in ran[:6]] == [("a.mp4", "c.mp4")] * 6
     assert [spec.items for spec in ran[6:]] == [None] * 5
     rows = evaluations(stage)
@@ -223,7 +211,7 @@ def test_of_equal_images_one_is_run_and_the_others_get_its_result_with_the_link(
     stage = Stage(tmp_path, count=4)
     stage.challenge = stage.challenge.model_copy(update={"duplicates": "run_once"})
     engine = stage.engine()
-    run(stage, engine, Orders())
+    stage.run(engine, Orders())
     assert sum(engine.executed.values()) == 1  # all four are of one image
     rows = evaluations(stage)
     (own,) = (row for row in rows.values() if row.copied_from is None)
@@ -239,21 +227,21 @@ def test_copies_of_what_failed_fail_and_all_are_reopened_together(tmp_path: Path
     stage = Stage(tmp_path, count=3)
     stage.challenge = stage.challenge.model_copy(update={"duplicates": "run_once"})
     engine: Any = stage.engine(lambda spec, chance: Play(verdict=Verdict.MEMORY_LIMIT))
-    run(stage, engine, Orders())
+    stage.run(engine, Orders())
     assert stage.verdicts() == {Verdict.MEMORY_LIMIT: 3}
     assert sum(engine.executed.values()) == 1
 
 
 def test_another_image_or_kind_is_no_copy(tmp_path: Path) -> None:
     stage = Stage(tmp_path, count=2, kinds=("cpu", "gpu"))
-    run(stage, stage.engine(), Orders(only=frozenset()))
+    stage.run(stage.engine(), Orders(only=frozenset()))
     rows = tuple(evaluations(stage).values())
     assert originals(rows) == {row.evaluation: row.evaluation for row in rows}
 
 
 def test_the_ledger_refuses_a_copy_of_another_phase_verdict_or_image(tmp_path: Path) -> None:
     stage = Stage(tmp_path, count=3)
-    run(stage, stage.engine(), Orders(only=frozenset({"s-000.test"})))
+    stage.run(stage.engine(), Orders(only=frozenset({"s-000.test"})))
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
         first = next(row for row in queries.evaluations(ledger, "test") if row.verdict)
         for changed in ({"verdict": Verdict.CRASHED}, {"attempt": None}, {"copied_from": "s-002.test"}):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_campaign import Stage
+from campaign_world import Stage
 
 from referee.attempts import AttemptSpec
 from referee.engines.memory import Play
