@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from faults.judgement import Breach  # noqa: E402 - the same
 from faults.storm import Arena, Report, storm  # noqa: E402 - the same
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
+_FEWEST = 4  # faults in a campaign
+_MOST_BROKEN = 3  # campaigns in a row in which no fault struck: then something is wrong with the proof itself
 # The share of all faults that each engine gets: the quick ones more.
 SHARES = {"memory": 4, "local": 2, "aws-batch": 2, "slurm": 2}
 ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
@@ -38,21 +40,27 @@ ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
 }
 
 
-def run_arena(name: str, folder: Path, faults: int, seed: int, only: int | None, say: Any) -> list[Report]:
+def run_arena(name: str, folder: Path, faults: int, seed: int, only: int | None) -> Iterator[Report]:
     """Campaigns on one engine, until so many faults have struck."""
-    reports: list[Report] = []
+    struck = broken = number = 0
     with ARENAS[name](folder / name) as arena:
-        while (left := faults - sum(report.struck.total() for report in reports)) > 0:
-            number = len(reports) if only is None else only
+        while struck < faults and broken < _MOST_BROKEN:
             began = time.monotonic()
-            report = storm(arena, number, seed, left)
-            reports.append(report)
+            report = storm(arena, number if only is None else only, seed, max(faults - struck, _FEWEST))
+            struck += report.struck.total()
+            broken = 0 if report.struck else broken + 1
+            number += 1
             words = "; ".join(wrong.what for wrong in report.wrongs) or "nothing wrong"
-            struck = ", ".join(f"{kind} ({times})" for kind, times in sorted(report.struck.items()))
-            say(f"{name} campaign {number}, {time.monotonic() - began:.0f} s: {struck or 'no fault'}: {words}")
+            kinds = ", ".join(f"{kind} ({times})" for kind, times in sorted(report.struck.items())) or "no fault"
+            say(f"{name} campaign {report.number}, {time.monotonic() - began:.0f} s: {kinds}: {words}")
+            yield report
             if only is not None:
-                break
-    return reports
+                return
+
+
+def say(words: str) -> None:
+    """Where progress goes."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def facts_of(reports: Sequence[Report], seed: int, seconds: float) -> dict[str, Any]:
@@ -94,7 +102,6 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     given = parser.parse_args()
     names = given.engines.split(",")
-    say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731 - where progress goes
     say(f"seed {given.seed}")
     began = time.monotonic()
     reports: list[Report] = []
@@ -102,10 +109,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="referee-chaos-") as folder:
         for name in names:
             wanted = math.ceil(given.faults * SHARES[name] / whole)
-            reports += run_arena(name, Path(folder), wanted, given.seed, given.campaign, say)
+            for report in run_arena(name, Path(folder), wanted, given.seed, given.campaign):
+                reports.append(report)
+                if given.keep:  # what is known so far: the whole may take long
+                    facts = facts_of(reports, given.seed, time.monotonic() - began)
+                    RESULTS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     facts = facts_of(reports, given.seed, time.monotonic() - began)
-    if given.keep:
-        RESULTS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for wrong in facts["wrong"][:1]:
         say(f"{wrong['breach']}, on {wrong['engine']}: {wrong['what']}")
         say(

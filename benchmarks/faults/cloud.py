@@ -29,7 +29,7 @@ import s3_world
 from batch_stand_in import REGION, BatchStandIn, Host, Job, Kind, serving
 from board_world import REFEREE, as_json, make_challenge, referee
 from faults.bucket import BucketFaults
-from faults.findings import Findings, findings
+from faults.findings import Findings, findings, most_committed_usd
 from faults.judgement import Charge, Evidence
 from faults.machine import FEW, Controller, calm_down
 from faults.storm import PHASE, Pressed, until_it_ends
@@ -41,6 +41,9 @@ from worker_world import proofs
 
 _ENGINE = "aws-batch"
 _QUEUE = f"{STACK}-c5-large"
+_RUN = ("run", "--plan", "plan.json", "--yes")
+_BUDGET_USD = Decimal("0.05")
+_LIMIT_SECONDS = 15.0
 _GONE_SECONDS = 60.0
 _GRANULARITY = Decimal(120)  # seconds: a machine's end is noted at the next look of a controller that is there
 _CLOCKS = Decimal(2)
@@ -69,8 +72,13 @@ class CloudArena:
         self._challenge = folder / "challenge"
         self._machines: dict[str, MachineType] = load_challenge(self._challenge).machines
         referee(self._challenge, "submissions", "import", "submissions.csv")
+        # Money is spent under a confirmed plan alone: a pilot, and a plan within a budget, are where campaigns begin.
+        referee(self._challenge, "pilot", "--phase", PHASE, "--count", "4", "--yes")
+        wanted = ("--deadline", "2h", "--budget", str(_BUDGET_USD), "--no-page")
+        referee(self._challenge, "plan", "--phase", PHASE, *wanted)
+        self._wait_until_no_machine_is_up()
         objects = Workspace.open(self._challenge).objects
-        self._imported = set(objects.list())
+        self._imported = {key for key in objects.list() if not key.startswith("nodes/")}
         self._saved = folder / "saved"
         _copy(self._challenge / ".referee", self._saved)
         self._calm = self._undisturbed()
@@ -95,13 +103,14 @@ class CloudArena:
         pressed.struck["reply lost after submission"] -= self._batch.lost_replies["SubmitJob"]
         if odd:
             odd.append((self._folder / "run.log").read_text(errors="replace")[-2000:])
-        referee(self._challenge, "run", PHASE)  # nothing to do: it looks at the machines, of which none is left
+        referee(self._challenge, *_RUN)  # nothing to do: it looks at the machines, of which none is left
         found = findings(Workspace.open(self._challenge), lambda *words: referee(self._challenge, *words))
         bill = [row["usd"] for row in as_json(self._challenge, "cloud", "bill")]
         return +pressed.struck, Evidence(
             calm=self._calm.verdicts, verdicts=found.verdicts, events=found.events, claims=found.claims,
             results=found.results, executed=witness.executed(), board=found.board, calm_board=self._calm.board,
             charges=self._charges(), billed_usd=sum((Decimal(usd) for usd in bill), Decimal(0)), left=left, odd=odd,
+            committed_usd=most_committed_usd(found.events, self._machines, _LIMIT_SECONDS), allowed_usd=_BUDGET_USD,
         )  # fmt: skip
 
     def _faults(self, chance: random.Random) -> _Faults:
@@ -110,7 +119,7 @@ class CloudArena:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self._folder / "run.log").open("ab") as log:
-            return subprocess.Popen([REFEREE, "run", PHASE], cwd=self._challenge, stdout=log, stderr=log)
+            return subprocess.Popen([REFEREE, *_RUN], cwd=self._challenge, stdout=log, stderr=log)
 
     def _charges(self) -> list[Charge]:
         """What was noted of each machine's life, against the stand-in's own record of them."""

@@ -59,12 +59,12 @@ class ClusterArena:
             user.referee("resume", "--reason", "It was us.", status=None)
 
         pauses = iter(lambda: chance.uniform(0.3, 3.0), None)
-        said = len(user.said())
+        (user.folder.parent / "operator.log").write_text("")
         with Witness(lambda: (user.folder.parent / "node" / "cache").glob("*")) as witness:
             odd = until_it_ends(lambda: user.start("run", PHASE), resume, press, pauses)
             left = witness.left() + self._groups_left()
         if odd:
-            odd.append(user.said()[said:][-2000:])
+            odd.append(user.said()[-2000:])
         found = findings(Workspace.open(user.folder), user.referee)
         with contextlib.suppress(SlurmError):
             self._cluster.wait_until_up()

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from faults.judgement import Evidence, Wrong, judge
+from faults.judgement import Breach, Evidence, Wrong, judge
 
 PHASE = "private_test"
 _MOST_STARTS = 60
+_MOST_CRASHES = 3
 _CRASHED = (1, 2)  # what `referee run` never ends with on purpose once it has begun
 _SPENT = 600.0  # seconds without an end, after which a campaign counts as stuck
 
@@ -57,7 +58,11 @@ def storm(arena: Arena, number: int, seed: int, most: int) -> Report:
     """One campaign, with `most` faults at most, and its judgement."""
     chance = random.Random(f"{seed}:{arena.name}:{number}")  # noqa: S311 - the same
     faults = drawn(arena.kinds, arena.each, number, seed, arena.name)[:most]
-    struck, found = arena.campaign(number, faults, chance)
+    try:
+        struck, found = arena.campaign(number, faults, chance)
+    except Exception as error:  # noqa: BLE001 - one campaign that cannot be judged is reported, and the others go on
+        what = f"The campaign could not be judged: {error!r}"
+        return Report(arena.name, number, Counter(), (Wrong(Breach.OTHER, what),))
     return Report(arena.name, number, struck, tuple(judge(found)))
 
 
@@ -101,6 +106,8 @@ def until_it_ends(
             return odd
         if run.returncode in _CRASHED:
             odd.append(f"A controller ended with {run.returncode}.")
+            if len(odd) >= _MOST_CRASHES:
+                return odd
         if run.returncode > 0:  # a quarantine, the breaker, a refusal: the operator has a look, and lets it go on
             resume()
     return [*odd, f"The campaign did not end in {_MOST_STARTS} starts."]

@@ -24,9 +24,8 @@ from unittest.mock import patch
 
 import postgresql_world
 import s3_world
-from board_world import referee
 from faults.bucket import BucketFaults
-from faults.findings import Findings, findings, most_committed_usd, seconds
+from faults.findings import Findings, findings, most_committed_usd, said_here, seconds
 from faults.judgement import Charge, Evidence
 from faults.machine import lock_ledger
 from faults.storm import PHASE, Pressed
@@ -328,7 +327,7 @@ class VirtualArena:
         if self._calm is None:
             calm = _Campaign(self, self._folder / "calm", "", random.Random(0))  # noqa: S311 - a simulation
             calm.run([])
-            self._calm = findings(calm.workspace, lambda *words: referee(self._folder / "calm", *words))
+            self._calm = findings(calm.workspace, said_here(self._folder / "calm"))
         folder = self._folder / f"campaign-{number}"
         made = _Campaign(self, folder, self._tables(faults, number), chance)
         struck = made.run(faults)
@@ -339,12 +338,14 @@ class VirtualArena:
         ):
             struck[kind] = made.engine.happened[kind]
         struck += Counter()
-        return struck, self._evidence(made, findings(made.workspace, lambda *words: referee(folder, *words)))
+        return struck, self._evidence(made, findings(made.workspace, said_here(folder)))
 
     def _tables(self, faults: Sequence[str], number: int) -> str:
         """Where this campaign's ledger and objects lie: such that its faults find what they strike."""
         tables = ""
-        if any(kind.startswith("database") for kind in faults) and "ledger locked by another program" not in faults:
+        of_a_server = sum(kind.startswith("database") for kind in faults)
+        of_a_file = "ledger locked by another program" in faults and number % 2 == 0
+        if of_a_server > of_a_file:
             tables += f'[ledger]\nurl = "{self.database.fresh()}"\n'
         if any(kind.startswith("object store") for kind in faults):
             tables += f'[objects]\nurl = "s3://{s3_world.BUCKET}/campaign-{number}-{time.monotonic_ns()}"\n'
