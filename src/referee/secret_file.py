@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from referee.durable import make_once
 from referee.errors import ConfigurationError, HostError
 
 _MAX_BYTES = 4096
@@ -27,7 +27,8 @@ def open_secret(path: Path, what: str, make: Callable[[], bytes]) -> bytes:
     """
     try:
         if not path.exists():
-            _create(path, make())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_once(path, make())
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -39,26 +40,3 @@ def open_secret(path: Path, what: str, make: Callable[[], bytes]) -> bytes:
     if found and mode & 0o077:
         raise ConfigurationError(f"{path} can be read by other users.", hint=f"Type `chmod 600 {path}`.")
     return found
-
-
-def _create(path: Path, secret: bytes) -> None:
-    """Written beside it, then linked, which fails if another process was first: then the other's counts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink()

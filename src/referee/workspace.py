@@ -11,6 +11,7 @@ from pathlib import Path
 from referee.audit import SigningKey
 from referee.challenge import Challenge, MetricChoice, load_challenge
 from referee.digests import digest_of
+from referee.durable import make_once
 from referee.errors import CheckFailedError, ConfigurationError, ConflictError
 from referee.images.store import ImageStore
 from referee.ledger import (
@@ -267,10 +268,7 @@ class Workspace:
             if not kept.exists():
                 # So that the board can still be analysed while changed labels are only staged.
                 kept.parent.mkdir(mode=0o700, exist_ok=True)
-                draft = kept.with_suffix(".new")
-                draft.touch(mode=0o600)
-                draft.write_bytes(content)
-                draft.rename(kept)
+                make_once(kept, content)
             return own
         if kept.is_file():
             return kept

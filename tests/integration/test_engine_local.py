@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from referee.boot import boot_id
 from referee.engines.contract import JobState
 from referee.engines.local import LocalEngine
 from referee.engines.processes import end_workers
 from referee.errors import HostError
 from referee.verdicts import Verdict
-from referee.worker.lock import Holder, boot_id, is_held, read_holder, start_ticks
+from referee.worker.lock import Holder, is_held, read_holder, start_ticks
 from referee.worker.publishing import LOG, result_key
 from worker_world import GOOD, LIMITS, World, eventually, make_world
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from referee.attempts import AttemptResult, AttemptSpec
+from referee.boot import boot_id
 from referee.challenge import Contract, Limits, PredictionFormat
 from referee.digests import digest_of
 from referee.errors import ConfigurationError, ConflictError, HostError, ObjectStoreError
@@ -28,7 +29,6 @@ from referee.worker.leftovers import clear_dead, clear_if_dead
 from referee.worker.lock import (
     Holder,
     attempts_on,
-    boot_id,
     is_held,
     read_holder,
     run_folder,

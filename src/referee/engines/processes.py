@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from referee.worker.lock import Holder, boot_id, is_held, read_holder, start_ticks
+from referee.boot import boot_id
+from referee.worker.lock import Holder, is_held, read_holder, start_ticks
 
 _DEATH_SECONDS = 15.0
 

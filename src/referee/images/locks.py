@@ -110,12 +110,3 @@ def remove_tree(path: Path) -> None:
             remove_tree(path)  # another process was removing it too
     except OSError as error:
         raise HostError(f"{path} could not be removed: {error.strerror}.", hint="Remove it by hand.") from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -8,7 +8,6 @@ removes it. The name is the first 26 digits of the digest of the layer's tar str
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from referee.boot import boot_id
 from referee.challenge import Frozen
 from referee.errors import HostError
 from referee.images.layer import Layer
@@ -155,7 +155,7 @@ class NodeImages:
                 f"Two layers have the same short name {_name(facts.diff_id)}.",
                 hint="One of them was made for it: do not run this image.",
             )
-        return known is not None and known.boot_id == _boot_id()
+        return known is not None and known.boot_id == boot_id()
 
     def _obtain(self, facts: LayerFacts, lock: FileLock) -> None:
         """Unpack a layer that was missing, and hold its lock shared."""
@@ -189,7 +189,7 @@ class NodeImages:
                     hint="The disk or the store changed it: import the image again.",
                 )
             tree.rename(self._layers / name)
-            known = _CachedLayer(diff_id=facts.diff_id, disk_bytes=facts.disk_bytes, boot_id=_boot_id())
+            known = _CachedLayer(diff_id=facts.diff_id, disk_bytes=facts.disk_bytes, boot_id=boot_id())
             (room / "known").write_text(known.model_dump_json(), encoding="ascii")
             (room / "known").rename(self._known / name)
 
@@ -242,11 +242,6 @@ class NodeImages:
         (self._known / name).unlink()
         with self._workplace.room() as (room, _):
             (self._layers / name).rename(room / "layer")
-
-
-@functools.cache
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _name(diff_id: str) -> str:

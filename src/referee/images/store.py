@@ -18,11 +18,12 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
+from referee.durable import sync_folder
 from referee.errors import HostError, ImageError
 from referee.images.fetch import Fetched, Room, fetch
 from referee.images.layer import MAX_ENTRIES, Layer
 from referee.images.lint import host_architecture, ignored, lint_configuration, lint_layers
-from referee.images.locks import FileLock, Workplace, sync_folder
+from referee.images.locks import FileLock, Workplace
 from referee.images.manifest import (
     Configuration,
     Descriptor,

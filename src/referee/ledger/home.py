@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from referee.challenge import Challenge
+from referee.durable import make_once
 from referee.errors import ConflictError
 from referee.ledger import queries
 from referee.ledger.addresses import with_schema
@@ -85,11 +84,7 @@ class LedgerHome:
 
     def _note_campaign(self, campaign: str) -> None:
         """Write down whose folder this is, unless that was done before."""
-        aside = self._campaign_file.with_name(f".campaign.{secrets.token_hex(8)}")
-        aside.write_text(campaign, encoding="ascii")
-        with suppress(FileExistsError):
-            os.link(aside, self._campaign_file)
-        aside.unlink()
+        make_once(self._campaign_file, campaign.encode("ascii"))
 
     def _checked(self, ledger: Ledger, *, must_be_known: bool = False) -> Ledger:
         """The ledger, if a schema is this folder's campaign's: two challenges of one name must not share it."""

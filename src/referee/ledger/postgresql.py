@@ -29,6 +29,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError
 
+from referee.boot import boot_id
 from referee.errors import ConfigurationError, ConflictError, HostError, LedgerError
 from referee.ledger import database
 from referee.ledger.database import ConnectionLostError, MissingLedgerError
@@ -234,8 +235,7 @@ class SessionLock:
             row = connection.execute(newest).one_or_none()
         if row is None or row.stopped_at is not None:
             return "it has not yet written who it is", False
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        here = row.boot_id == boot_id
+        here = row.boot_id == boot_id()
         return f"process {row.pid} on {row.host}", not here or Path(f"/proc/{row.pid}").exists()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
+from referee.durable import sync_folder
 from referee.errors import ConflictError, HostError, LedgerError
 from referee.ledger import database
 from referee.ledger.database import MissingLedgerError
@@ -191,11 +192,7 @@ def _publish(draft: Path, path: Path) -> None:
         os.link(draft, path)
     except FileExistsError as error:
         raise ConflictError(f"There is a ledger at {path} already.", hint="Go on with that one.") from error
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _sweep_drafts(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Self
 
 from sqlalchemy import Connection, insert, select
 
+from referee.boot import boot_id
 from referee.errors import ConfigurationError, ConflictError, LedgerError
 from referee.ledger import projections, soundness
 from referee.ledger.addresses import is_address
@@ -231,11 +232,10 @@ class Ledger:
             lock.release()
 
     def _begin_epoch(self, host: str) -> int:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         with self.database.writing(leading=True) as connection:
             newest = _newest_controller(connection)
             epoch = (newest[0] if newest else 0) + 1
-            started = ControllerStarted(epoch=epoch, host=host, pid=os.getpid(), boot_id=boot_id)
+            started = ControllerStarted(epoch=epoch, host=host, pid=os.getpid(), boot_id=boot_id())
             self._write(connection, [started], epoch)
         return epoch
 

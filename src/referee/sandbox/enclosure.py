@@ -7,7 +7,6 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from referee.errors import HostError
@@ -75,8 +74,3 @@ def _inner(work: Callable[[], Any], writer: int) -> None:
             pipe.write(json.dumps(answer).encode())
     finally:
         os._exit(0)
-
-
-def boot_id() -> str:
-    """Names this boot of this machine (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from referee.boot import boot_id
 from referee.errors import HostError, UnsafeHostError
-from referee.sandbox.enclosure import boot_id
 from referee.sandbox.levels import runtime_of
 from referee.sandbox.policy import Level, known_level
 from referee.sandbox.promise import Promise

@@ -121,11 +121,6 @@ def attempts_on(node_folder: Path) -> list[str]:
         return []
 
 
-def boot_id() -> str:
-    """Names this boot of the machine (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
 def start_ticks(pid: int) -> int | None:
     """When the process began, in clock ticks since boot; `None` if there is none (proc(5), field 22)."""
     with contextlib.suppress(OSError, ValueError, IndexError):

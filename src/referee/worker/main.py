@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from referee.attempts import AttemptSpec
+from referee.boot import boot_id
 from referee.errors import ConfigurationError, ConflictError, ObjectStoreError, RefereeError
 from referee.objects import ObjectStore
 from referee.verdicts import Verdict
 from referee.worker.broker import brokered
 from referee.worker.leftovers import clear
-from referee.worker.lock import Holder, boot_id, start_ticks, take_lock, write_holder
+from referee.worker.lock import Holder, start_ticks, take_lock, write_holder
 from referee.worker.run import Place, run_attempt
 from referee.worker.stopping import Stopping
 from referee.worker.supervise import hold_back_sigterm, supervise

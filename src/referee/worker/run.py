@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from referee.attempts import AttemptResult, AttemptSpec, Measurements
+from referee.boot import boot_id
 from referee.errors import ConfigurationError
 from referee.images.model import UnpackedImage
 from referee.images.node import NodeImages
@@ -24,7 +25,7 @@ from referee.worker.claims import claim, note_duplicate
 from referee.worker.faults import host_fault
 from referee.worker.gpu_memory import gpu_memory_reported
 from referee.worker.judge import Evidence, Found, Judgement, Trial, judge
-from referee.worker.lock import boot_id, box_folder, run_folder
+from referee.worker.lock import box_folder, run_folder
 from referee.worker.measure import measurements
 from referee.worker.phase_files import NodeData
 from referee.worker.publishing import Files, publish
