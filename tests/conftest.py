@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import postgresql_world
 import s3_world
+
+# No example has a deadline: it would be an absolute time, and break on a busy machine. The same examples each time, so
+# that a change is judged by what it changes; `--hypothesis-profile=search` looks for new ones.
+settings.register_profile("referee", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
+settings.load_profile("referee")
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,7 @@ from referee.cli import main
 from referee.errors import CheckFailedError, ConfigurationError, RefereeError
 from referee.publication import anchor_line, write_bundle_of
 
-FIXED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+FIXED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Audited:

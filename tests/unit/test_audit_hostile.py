@@ -251,7 +251,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_stands_in_an_event_it_ends_in_a_sentence(sample: Sample, data: st.DataObject) -> None:
     events = [json.loads(line) for line in sample.members[contents.CHAIN].splitlines()]

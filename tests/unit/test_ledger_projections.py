@@ -40,7 +40,7 @@ NAME = "s-1.private_test"
 
 
 @given(segments())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_incremental_projections_equal_replayed_ones(history: list[list[Event]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         incremental_equals_replayed(Path(folder), history)
@@ -48,7 +48,7 @@ def test_incremental_projections_equal_replayed_ones(history: list[list[Event]])
 
 # Each example takes a schema of its own.
 @given(segments())
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_they_are_equal_in_postgresql(postgresql: postgresql_world.Server, history: list[list[Event]]) -> None:
     incremental_equals_replayed(postgresql.fresh(), history)
 

@@ -361,7 +361,7 @@ _files = st.one_of(st.binary(max_size=300), st.lists(_pieces, max_size=20).map(b
 @given(_files)
 @example(GOOD)
 @example(GOOD[:-1] + b"\r")
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_any_bytes_are_either_read_or_refused_with_a_prediction_error(data: bytes) -> None:
     try:
         values = read(data)
@@ -374,7 +374,7 @@ def test_any_bytes_are_either_read_or_refused_with_a_prediction_error(data: byte
 
 
 @given(_files)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_the_fast_way_accepts_only_what_the_careful_way_accepts_and_reads_the_same(data: bytes) -> None:
     known = _index(NAMES)
     fast = _read_fast(data, known, LAYOUT)
@@ -392,7 +392,7 @@ _numbers = st.one_of(
 
 
 @given(st.lists(_numbers, min_size=1, max_size=50), st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_honest_file_goes_the_fast_way_and_each_number_is_rounded_as_float_does(
     numbers: list[str], random: object
 ) -> None:

@@ -127,7 +127,7 @@ def applied(ledger: Ledger, event: RejudgingStaged) -> RejudgingApplied:
     return RejudgingApplied(rejudging=event.rejudging, reason="a test", before=event.before, after=after)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data(), first=st.lists(RESULTS, min_size=1, max_size=5))
 def test_new_runs_give_what_was_shown_and_cancelling_leaves_the_board_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, first: list[Result]
@@ -149,7 +149,7 @@ def test_new_runs_give_what_was_shown_and_cancelling_leaves_the_board_byte_for_b
         ledger.verify()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data(), first=st.lists(st.builds(Result, st.just(Verdict.OK), SCORED), min_size=1, max_size=5))
 def test_new_scores_give_what_was_shown(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, first: list[Result]

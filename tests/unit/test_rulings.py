@@ -107,7 +107,7 @@ def test_the_ledger_itself_refuses_a_ruling_that_makes_no_sense(ledger: Ledger) 
     ledger.verify()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(rules=st.lists(st.tuples(st.sampled_from(["s-1", "s-2"]), st.sampled_from(Ruling)), max_size=12))
 def test_tables_follow_from_the_rulings(
     tmp_path_factory: pytest.TempPathFactory, rules: list[tuple[str, Ruling]]

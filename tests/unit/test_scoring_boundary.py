@@ -21,7 +21,7 @@ def _before(
 
 
 @given(st.integers(0, 10_000), st.sampled_from([LogLoss(1e-3), Brier(), Accuracy()]), st.integers(1, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_item_that_decides_is_named_and_no_other(
     seed: int, metric: LogLoss | Brier | Accuracy, place: int
 ) -> None:

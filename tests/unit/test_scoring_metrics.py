@@ -84,7 +84,7 @@ def test_metrics_agree_with_scikit_learn(board: str, name: str) -> None:
         st.tuples(st.sampled_from([0.0, 1.0]), st.floats(0, 1), st.integers(0, 4)), min_size=2, max_size=40
     ).filter(lambda rows: len({label for label, _, weight in rows if weight}) == 2)
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_metrics_agree_with_scikit_learn_on_anything(rows: list[tuple[float, float, int]]) -> None:
     labels, predictions, weight = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     for name, oracle in ORACLES.items():
