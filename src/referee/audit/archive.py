@@ -85,6 +85,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._file = _opened(path)
+        self._digests: dict[str, str] = {}
         try:
             self.members = self._table()
         except BaseException:
@@ -179,11 +180,13 @@ class Archive:
             raise wrong(f"{name} in the bundle: row {number + 1} is cut short.")
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a member's content, as hex digits."""
-        digest = hashlib.sha256()
-        for chunk in self.chunks(name):
-            digest.update(chunk)
-        return digest.hexdigest()
+        """SHA-256 of a member's content, as hex digits; it is read for it once."""
+        if name not in self._digests:
+            digest = hashlib.sha256()
+            for chunk in self.chunks(name):
+                digest.update(chunk)
+            self._digests[name] = digest.hexdigest()
+        return self._digests[name]
 
 
 def _opened(path: Path) -> IO[bytes]:

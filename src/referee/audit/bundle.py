@@ -14,7 +14,7 @@ from typing import IO
 from referee import __version__
 from referee.audit import contents
 from referee.audit.anchor import anchor_salt
-from referee.audit.archive import write_end, write_member, wrong
+from referee.audit.archive import write_end, write_member
 from referee.audit.manifest import MANIFEST, SIGNATURE, LastEvent, Listed, Manifest
 from referee.audit.signing import SigningKey
 from referee.digests import digest_of
@@ -24,6 +24,15 @@ from referee.ledger.chain import canonical_json
 from referee.objects import ObjectMissingError, ObjectStore
 
 Chunks = Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file of the bundle: its size, its digest (64 hex digits), and its content, which is read once, when written."""
+
+    size_bytes: int
+    sha256: str
+    chunks: Chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ def write_bundle(target: Path, ledger: Ledger, key: SigningKey, holdings: Holdin
         predictions=holdings.predictions is not None,
         identities=bool(holdings.identities),
         referee=__version__,
-        files=tuple(_listed(name, chunks()) for name, chunks in files.items()),
+        files=tuple(Listed(name=n, size_bytes=one.size_bytes, sha256=one.sha256) for n, one in files.items()),
     )
     try:
         with _replacing(target) as file:
@@ -74,8 +83,8 @@ def write_bundle(target: Path, ledger: Ledger, key: SigningKey, holdings: Holdin
     return manifest
 
 
-def _files(ledger: Ledger, campaign: str, key: SigningKey, holdings: Holdings) -> dict[str, Chunks]:
-    files: dict[str, Chunks] = {contents.CHAIN: _held(b"".join(contents.chain_lines(ledger.links())))}
+def _files(ledger: Ledger, campaign: str, key: SigningKey, holdings: Holdings) -> dict[str, _Part]:
+    files: dict[str, _Part] = {contents.CHAIN: _held(b"".join(contents.chain_lines(ledger.links())))}
     for name, lines in contents.derived(ledger):
         files[name] = _held(b"".join(lines))
     files[contents.ANCHORS] = _held(b"".join(_anchor_lines(ledger, campaign, key)))
@@ -100,19 +109,22 @@ def _anchor_lines(ledger: Ledger, campaign: str, key: SigningKey) -> Iterator[by
             yield (canonical_json({"salt": salt, "seq": recorded.seq}) + "\n").encode()
 
 
-def _held(data: bytes) -> Chunks:
-    return lambda: iter([data])
+def _held(data: bytes) -> _Part:
+    return _Part(len(data), hashlib.sha256(data).hexdigest(), lambda: iter([data]))
 
 
-def _stored(store: ObjectStore, place: str, digest: str) -> Chunks:
+def _stored(store: ObjectStore, place: str, digest: str) -> _Part:
+    """A prediction file: what it has to be is known, so its content is read and checked only when it is written."""
+    gone = CheckFailedError(
+        f"The predictions {place} are not in the object store any more.",
+        hint="Restore them from a copy, or leave all predictions out with --without-predictions.",
+    )
+
     def read() -> Iterator[bytes]:
         try:
             data = store.get(place)
         except ObjectMissingError as error:
-            raise CheckFailedError(
-                f"The predictions {place} are not in the object store any more.",
-                hint="Restore them from a copy, or leave all predictions out with --without-predictions.",
-            ) from error
+            raise gone from error
         if digest_of(data) != digest:
             raise CheckFailedError(
                 f"The predictions {place} are not those that the ledger holds ({digest}): they were changed.",
@@ -120,36 +132,19 @@ def _stored(store: ObjectStore, place: str, digest: str) -> Chunks:
             )
         yield data
 
-    return read
+    size = store.size(place)
+    if size is None:
+        raise gone
+    return _Part(size, digest.removeprefix("sha256:"), read)
 
 
-def _listed(name: str, chunks: Iterator[bytes]) -> Listed:
-    size = 0
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        size += len(chunk)
-        digest.update(chunk)
-    return Listed(name=name, size_bytes=size, sha256=digest.hexdigest())
-
-
-def _write(file: IO[bytes], manifest: Manifest, key: SigningKey, files: Mapping[str, Chunks]) -> None:
+def _write(file: IO[bytes], manifest: Manifest, key: SigningKey, files: Mapping[str, _Part]) -> None:
     text = manifest.to_bytes()
     write_member(file, MANIFEST, iter([text]), len(text))
     signature = (key.sign(text) + "\n").encode()
     write_member(file, SIGNATURE, iter([signature]), len(signature))
-    for listed in manifest.files:
-        digest = hashlib.sha256()
-
-        def seen(name: str, so_far: hashlib._Hash = digest) -> Iterator[bytes]:
-            for chunk in files[name]():
-                so_far.update(chunk)
-                yield chunk
-
-        write_member(file, listed.name, seen(listed.name), listed.size_bytes)
-        if digest.hexdigest() != listed.sha256:
-            raise wrong(
-                f"{listed.name} changed while it was written.", "Write the bundle again when nothing else runs."
-            )
+    for name, part in files.items():
+        write_member(file, name, part.chunks(), part.size_bytes)
     write_end(file)
 
 
