@@ -7,7 +7,7 @@ DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
 .PHONY: help demo demo-slurm demo-aws test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
-	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz
+	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz chaos
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -37,6 +37,10 @@ demo-slurm: $(DEVELOPING)  ## the example on a Slurm cluster of four nodes, as a
 demo-aws: $(DEVELOPING)  ## the example on a stand-in for AWS Batch, while spot machines are taken back
 	@scripts/system-packages --tests
 	@$(BIN)/python $(EXAMPLE)/demo_aws.py
+
+chaos: $(DEVELOPING)  ## campaigns on every engine while everything breaks: was anything lost, duplicated or mis-billed?
+	@scripts/system-packages --tests
+	@$(BIN)/python benchmarks/chaos.py --faults 30
 
 test: $(DEVELOPING)  ## every check: lint, types, architecture, and all the tests
 	@scripts/system-packages --tests

@@ -15,35 +15,30 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT / "examples" / "deepfake")]
 
-from faults import cloud, cluster, machine, virtual  # noqa: E402 - found by the line above
-from faults.judgement import Breach  # noqa: E402 - the same
+from faults.judgement import Breach  # noqa: E402 - found by the line above
 from faults.storm import Arena, Report, storm  # noqa: E402 - the same
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
 _FEWEST = 4  # faults in a campaign
 _MOST_BROKEN = 3  # campaigns in a row in which no fault struck: then something is wrong with the proof itself
-# The share of all faults that each engine gets: the quick ones more.
-SHARES = {"memory": 4, "local": 2, "aws-batch": 2, "slurm": 2}
-ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
-    "memory": virtual.arena,
-    "local": machine.arena,
-    "aws-batch": cloud.arena,
-    "slurm": cluster.arena,
-}
+# Each engine's arena, which is imported when it is needed; and the share of all faults that it gets, the quick ones more.
+ARENAS = {"memory": ("virtual", 4), "local": ("machine", 2), "aws-batch": ("cloud", 2), "slurm": ("cluster", 2)}
 
 
 def run_arena(name: str, folder: Path, faults: int, seed: int, only: int | None) -> Iterator[Report]:
     """Campaigns on one engine, until so many faults have struck."""
     struck = broken = number = 0
-    with ARENAS[name](folder / name) as arena:
+    opened: AbstractContextManager[Arena] = import_module(f"faults.{ARENAS[name][0]}").arena(folder / name)
+    with opened as arena:
         while struck < faults and broken < _MOST_BROKEN:
             began = time.monotonic()
             report = storm(arena, number if only is None else only, seed, max(faults - struck, _FEWEST))
@@ -105,10 +100,10 @@ def main() -> int:
     say(f"seed {given.seed}")
     began = time.monotonic()
     reports: list[Report] = []
-    whole = sum(SHARES[name] for name in names)
+    whole = sum(ARENAS[name][1] for name in names)
     with tempfile.TemporaryDirectory(prefix="referee-chaos-") as folder:
         for name in names:
-            wanted = math.ceil(given.faults * SHARES[name] / whole)
+            wanted = math.ceil(given.faults * ARENAS[name][1] / whole)
             for report in run_arena(name, Path(folder), wanted, given.seed, given.campaign):
                 reports.append(report)
                 if given.keep:  # what is known so far: the whole may take long

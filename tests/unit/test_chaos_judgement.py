@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import subprocess
 import sys
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from faults.judgement import Charge, Evidence, judge
+from chaos import closing_line, facts_of
+from faults.findings import most_committed_usd
+from faults.judgement import Breach, Charge, Evidence, Wrong, judge
+from faults.storm import Report, drawn, until_it_ends
+
+from referee.challenge import MachineType
 
 CHARGE = Charge("i-1", Decimal("3.06"), Decimal(60), Decimal(60), Decimal(60))
 
@@ -88,3 +96,47 @@ def test_what_is_right_is_not_complained_of() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_called_by_its_name(breach: str, doctored: dict[str, Any]) -> None:
     assert {str(wrong.breach) for wrong in judge(dataclasses.replace(RIGHT, **doctored))} == {breach}
+
+
+def test_all_kinds_come_up_equally_often_and_the_same_ones_under_the_same_seed() -> None:
+    kinds = [f"kind {number}" for number in range(15)]
+    found = [kind for number in range(15) for kind in drawn(kinds, 8, number, 7, "memory")]
+    assert set(Counter(found).values()) == {8}
+    assert drawn(kinds, 8, 3, 7, "memory") == drawn(kinds, 8, 3, 7, "memory")
+    assert all(len(set(drawn(kinds, 8, number, 7, "memory"))) == 8 for number in range(15))
+
+
+def test_the_last_line_counts_faults_kinds_and_breaches() -> None:
+    wrong = (Wrong(Breach.LOST, "s.p: nothing"), Wrong(Breach.OTHER, "a traceback"))
+    reports = [
+        Report("memory", 0, Counter({"controller killed": 2, "worker killed": 1}), wrong),
+        Report("local", 0, Counter({"worker killed": 1}), ()),
+    ]
+    facts = facts_of(reports, seed=1, seconds=2.0)
+    assert facts["faults"]["worker killed"] == {"memory": 1, "local": 1}
+    assert closing_line(facts) == "4 faults of 2 kinds, 1 lost, 0 duplicated, 0 mis-billed"
+
+
+def test_what_ended_without_its_time_stays_committed_with_its_whole_limit() -> None:
+    machines = {"g": MachineType(cpus=1, memory=2**30, price=Decimal(3))}
+    begin, end = "2026-01-01T00:00:00+00:00", "2026-01-01T00:10:00+00:00"
+    planned = [event("attempt.planned", attempt=name, machine_type="g", wall_time_scale="1.0") for name in "abc"]
+    events = [
+        planned[0],
+        event("attempt.ended", attempt="a", started_at=begin, ended_at=end),
+        planned[1],
+        event("attempt.ended", attempt="b"),
+        planned[2],
+    ]
+    assert most_committed_usd(events, machines, 3600.0) == Decimal("6.5")
+
+
+def test_a_controller_that_crashes_is_odd_and_one_that_was_killed_is_started_again() -> None:
+    def started(*ends: str) -> list[str]:
+        programs = iter(ends)
+        run = lambda: subprocess.Popen([sys.executable, "-c", next(programs)])  # noqa: E731 - one line of a table
+        return until_it_ends(run, lambda: None, lambda _run: None, itertools.repeat(60.0))
+
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert started(killed, "raise SystemExit(3)", "") == []
+    assert started("raise SystemExit(1)", "") == ["A controller ended with 1."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_replies_to_reading_that_are_lost_are_asked_for_again(store: ObjectStore
     lose(proxy, "GET", 2)
     assert store.get("a") == b"content"
     assert proxy.lost == 2
+
+
+def test_a_service_that_refuses_for_a_moment_is_asked_again(store: ObjectStore, proxy: s3_world.Proxy) -> None:
+    proxy.down = True
+    mending = threading.Timer(0.3, setattr, (proxy, "down", False))
+    mending.start()
+    store.put_once("a", b"content")
+    mending.join()
+    assert store.get("a") == b"content"
+    assert proxy.refused > 0
 
 
 def test_of_many_writers_at_once_one_creates_even_if_replies_are_lost(
