@@ -58,6 +58,11 @@ def format_duration(value: timedelta | float) -> str:
     return "".join(parts[:2])
 
 
+def format_hours(hours: float) -> str:
+    """Write estimated hours as a duration; an estimate below zero is none."""
+    return format_duration(max(hours, 0.0) * 3600)
+
+
 def parse_size(text: object) -> int:
     """Read a size such as `"16GiB"` as a number of bytes.
 
@@ -102,6 +107,11 @@ def parse_usd(value: object) -> Decimal:
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{value!r} is not a finite amount of money, zero or more")
     return amount
+
+
+def format_usd(value: Decimal | float) -> str:
+    """Write money in US dollars with cents, such as `$1,234.50`."""
+    return f"${value:,.2f}"
 
 
 def _exact(value: timedelta) -> str:

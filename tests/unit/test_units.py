@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from referee.units import format_duration, format_size, parse_duration, parse_size, parse_usd
+from referee.units import format_duration, format_hours, format_size, format_usd, parse_duration, parse_size, parse_usd
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,13 @@ def test_durations_are_written_shortly(seconds: float, text: str) -> None:
 )
 def test_sizes_are_written_in_binary_units(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(("hours", "text"), [(1.5, "1h30m"), (0.25, "15m"), (30, "1d6h"), (-3, "0ms")])
+def test_estimated_hours_are_durations_and_never_below_zero(hours: float, text: str) -> None:
+    assert format_hours(hours) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(Decimal("1234.5"), "$1,234.50"), (0.005, "$0.01"), (Decimal(0), "$0.00")])
+def test_money_has_cents(value: Decimal | float, text: str) -> None:
+    assert format_usd(value) == text

@@ -11,7 +11,7 @@ import numpy as np
 
 from referee.planning.drift import Drift
 from referee.planning.forecast import Forecast
-from referee.units import format_duration
+from referee.units import format_hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def advise(
             Advice(
                 "deadline",
                 f"The deadline is met with a probability of {seen.probability_of_end_by(deadline_hours):.0%} only"
-                f" ({confidence:.0%} was asked for); it may end {_length(late - deadline_hours)} late.",
+                f" ({confidence:.0%} was asked for); it may end {format_hours(late - deadline_hours)} late.",
                 "Add " + ", ".join(f"{number} {name}" for name, number in more.items() if number) + "."
                 if any(more.values())
                 else "Move the deadline.",
@@ -70,7 +70,3 @@ def advise(
             )
         )
     return said
-
-
-def _length(hours: float) -> str:
-    return format_duration(max(hours, 0.0) * 3600)

@@ -15,7 +15,7 @@ from referee.planning.groups import Group
 from referee.planning.plan import Plan
 from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import product_limit
-from referee.units import format_duration, format_size
+from referee.units import format_hours, format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,12 @@ def plan_table(plan: Plan) -> Table:
 
 def _hours(hours: float) -> str:
     """Machine time; in hours also where it is days, as it is paid for."""
-    return f"{hours:,.1f} h" if hours >= 1 else format_duration(max(hours, 0.0) * 3600)
+    return f"{hours:,.1f} h" if hours >= 1 else format_hours(hours)
 
 
 def _plan_notes(plan: Plan) -> tuple[str, ...]:
     level = f"{plan.confidence:.0%}"
-    ends = [format_duration(max(hours, 0.0) * 3600) for hours in (plan.end_hours.low, plan.end_hours.high)]
+    ends = [format_hours(hours) for hours in (plan.end_hours.low, plan.end_hours.high)]
     cost = f"In all it costs ${plan.cost.mid:,.2f}, between ${plan.cost.low:,.2f} and ${plan.cost.high:,.2f} ({level})."
     said = [
         f"{plan.ended} of {plan.evaluations} evaluations have ended; the forecast rests on them.",

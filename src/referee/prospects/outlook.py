@@ -26,7 +26,7 @@ from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.execution import Confirmed, confirmed_plans, pool_name
 from referee.prospects.fleet import used
 from referee.prospects.history import History, groups, history, spent_aside
-from referee.units import format_duration
+from referee.units import format_hours, format_usd
 from referee.verdicts import Blame, blame
 
 CONFIDENCE = 0.9
@@ -101,8 +101,8 @@ class Outlook:
     def sentences(self) -> list[str]:
         """For a person: the forecast, whether anything is at risk, and why."""
         expected, level = self.forecast, f"{self.forecast.hours.confidence:.0%}"
-        low, mid, high = (format_duration(max(hours, 0.0) * 3600) for hours in _three(expected.end_hours))
-        hours = [format_duration(max(each, 0.0) * 3600) for each in _three(expected.hours)]
+        low, mid, high = (format_hours(hours) for hours in _three(expected.end_hours))
+        hours = [format_hours(each) for each in _three(expected.hours)]
         said = [
             (
                 f"{self.phase}: ends in {mid}, between {low} and {high} ({level});"
@@ -110,7 +110,7 @@ class Outlook:
             )
         ]
         if expected.cost.high > 0:
-            cost = [f"${max(each, 0.0):,.2f}" for each in _three(expected.cost)]
+            cost = [format_usd(max(each, 0.0)) for each in _three(expected.cost)]
             said.append(f"{self.phase}: costs {cost[1]} in all, between {cost[0]} and {cost[2]} ({level}).")
         kept = [
             f"the {what} holds with a probability of {share:.0%}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from referee import __version__
@@ -14,7 +12,8 @@ from referee.planning.tables import plan_table
 from referee.prospects.hindsight import Foresight, Hindsight, Outcome, held, notable
 from referee.prospects.proposal import Proposal
 from referee.report import foresight_pictures as pictures
-from referee.units import format_duration
+from referee.report.templating import environment
+from referee.units import format_duration, format_hours, format_usd
 
 _MOMENTS = {"pilot": "after the pilot", "plan": "the plan", "run": "while it ran"}
 
@@ -45,7 +44,7 @@ def section(seen: Hindsight) -> str:
         "spreads": pictures.spreads(seen.spreads),
     }
     return (
-        _environment()
+        environment()
         .get_template("foresight.html.j2")
         .render(
             rows=rows,
@@ -69,7 +68,7 @@ def render_plan(made: Proposal) -> str:
         "spreads": pictures.spreads(made.spreads),
     }
     return (
-        _environment()
+        environment()
         .get_template("plan.html.j2")
         .render(
             plan=plan,
@@ -78,17 +77,6 @@ def render_plan(made: Proposal) -> str:
             version=__version__,
             pictures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704 - see above
         )
-    )
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("referee.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
 
 
@@ -107,22 +95,18 @@ def _row(each: Foresight, seen: Hindsight) -> _Row:
         f"{each.ended:,} of {each.size:,}",
         f"{each.confidence:.0%}",
         f"{_machine_time(each.hours[0])} to {_machine_time(each.hours[2])}",
-        f"{_usd(each.usd[0])} to {_usd(each.usd[2])}",
+        f"{format_usd(each.usd[0])} to {format_usd(each.usd[2])}",
         f"{_since(each.ends[0], seen.began)} to {_since(each.ends[2], seen.began)}",
         kept,
     )
 
 
 def _outcome(came: Outcome, began: datetime) -> dict[str, str]:
-    return {"hours": _machine_time(came.hours), "usd": _usd(came.usd), "end": _since(came.end, began)}
+    return {"hours": _machine_time(came.hours), "usd": format_usd(came.usd), "end": _since(came.end, began)}
 
 
 def _machine_time(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 10 else format_duration(max(hours, 0.0) * 3600)
-
-
-def _usd(value: Decimal) -> str:
-    return f"${value:,.2f}"
+    return f"{hours:,.1f} h" if hours >= 10 else format_hours(hours)
 
 
 def _since(moment: datetime, began: datetime) -> str:

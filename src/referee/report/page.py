@@ -8,15 +8,16 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from referee import __version__
 from referee.report.data import ReportData, Run
+from referee.report.templating import environment
 from referee.rulings import PAST
 from referee.scoring.confirmation import machines_in_words
 from referee.scoring.leaderboard import SEALED, Leaderboard, Row
-from referee.units import format_duration, format_size
+from referee.units import format_duration, format_size, format_usd
 
 _BLAME_WORDS = {
     "none": "valid results",
@@ -91,15 +92,8 @@ def _groups_picture(data: ReportData) -> str | None:
 
 @functools.cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("referee.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+    made = environment()
+    made.filters |= {
         "score": lambda value: "" if value is None else f"{value:.5f}",
         "duration": format_duration,
         "size": format_size,
@@ -110,7 +104,7 @@ def _environment() -> Environment:
         "machines_in_words": machines_in_words,
         "count_of": lambda found, noun: f"{len(found):,} {noun}{'' if len(found) == 1 else 's'}",
     }
-    return environment
+    return made
 
 
 def _lines(board: Leaderboard) -> list[_Line]:
@@ -143,7 +137,7 @@ def _summary(runs: tuple[Run, ...]) -> dict[str, Any] | None:
 
 
 def _usd(value: Decimal | None) -> str:
-    return "no price" if value is None else f"${value:,.2f}"
+    return "no price" if value is None else format_usd(value)
 
 
 def _change(moved: int | None) -> str:
