@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from worker_world import World, make_world, proofs, watch_leaves
 USER = "nobody"
 UID = 65534
 START_SECONDS = 60.0
+GPUS = 2  # of each node
+CONFINES_DEVICES = Path("/sys/fs/cgroup/devices").is_dir()
 
 _CONFIGURATION = """
 ClusterName=referee
@@ -116,6 +119,28 @@ class Cluster:
                 raise SlurmError(f"Processes of {node} do not end: {victims}")
             time.sleep(0.02)
 
+    @contextlib.contextmanager
+    def broken_node(self, node: str) -> Iterator[None]:
+        """The node's slurmd answers, but cannot begin a job: its spool is a file."""
+        spool, aside = self.folder / f"spool.{node}", self.folder / f"aside.{node}"
+        spool.rename(aside)
+        spool.touch()
+        try:
+            yield
+        finally:
+            spool.unlink()
+            aside.rename(spool)
+
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """No node takes new work."""
+        words = ["scontrol", "update", f"nodename={','.join(self.nodes)}"]
+        self.command(*words, "state=drain", "reason=test", as_root=True)
+        try:
+            yield
+        finally:
+            self.command(*words, "state=resume", as_root=True)
+
     def stop_controller(self) -> None:
         """Kill slurmctld; commands are not answered any more."""
         _end(self._daemons.pop("slurmctld"), signal.SIGTERM)
@@ -185,20 +210,24 @@ def start_cluster(nodes: int = 4, *, cpus: int = 2, memory_mib: int = 2000, extr
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))
-    for number in range(1, nodes + 1):
-        (folder / f"gpu{number}").touch()
+    for number in range(GPUS):
+        # Slurm takes character devices only. No driver has this number (devices.txt: local use), so nothing is behind
+        # them; who may open them is the kernel's to say, and that is what is looked at.
+        os.mknod(folder / f"nvidia{number}", stat.S_IFCHR | 0o600, os.makedev(240, number))
+        (folder / f"nvidia{number}").chmod(0o666)
     (folder / "gres.conf").write_text(
-        "".join(f"NodeName={node} Name=gpu File={folder}/gpu{i}\n" for i, node in enumerate(cluster.nodes, 1))
+        "".join(f"NodeName={node} Name=gpu Type=t4 File={folder}/nvidia[0-{GPUS - 1}]\n" for node in cluster.nodes)
     )
     (folder / "cgroup.conf").write_text(
         "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
-        "ConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
+        "ConstrainRAMSpace=yes\nMinRAMSpace=1\nConstrainCores=no\n"
+        f"ConstrainDevices={'yes' if CONFINES_DEVICES else 'no'}\n"
     )
     ports = _free_ports(nodes + 1)
     lines = [_CONFIGURATION.format(folder=folder, port=ports[0])]
     lines += [
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
-        f"RealMemory={memory_mib} Gres=gpu:1"
+        f"RealMemory={memory_mib} Gres=gpu:t4:{GPUS}"
         for node, port in zip(cluster.nodes, ports[1:], strict=True)
     ]
     everywhere = ",".join(cluster.nodes)
@@ -296,16 +325,33 @@ def _remove_tree(place: Path) -> None:
         place.rmdir()
 
 
+_ELSEWHERE = """
+import pathlib, sys
+from referee.sandbox import cdi
+from referee.worker.warden import main
+cdi.FOLDERS = (pathlib.Path(sys.argv.pop(1)),)
+sys.exit(main())
+"""
+
+
 @contextlib.contextmanager
-def running_warden(folder: Path, node_folder: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A warden for the ordinary user, listening at `folder/warden.sock`."""
+def running_warden(
+    folder: Path, node_folder: Path, *, devices: Path | None = None, **settings: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A warden for the ordinary user, listening at `folder/warden.sock`.
+
+    Args:
+        folder: for its file, socket and log.
+        node_folder: its own.
+        devices: folder of CDI specifications instead of the machine's.
+        settings: further ones.
+    """
     place = folder / "warden.toml"
     facts = {"users": [USER], "socket": str(folder / "warden.sock"), "node_folder": str(node_folder)} | settings
     place.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in facts.items()))
     with (folder / "warden.log").open("ab") as log:
-        warden = subprocess.Popen(
-            [sys.executable, "-m", "referee.worker.warden", str(place)], stdout=log, stderr=log, start_new_session=True
-        )
+        words = ["-m", "referee.worker.warden"] if devices is None else ["-c", _ELSEWHERE, str(devices)]
+        warden = subprocess.Popen([sys.executable, *words, str(place)], stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + START_SECONDS
         while b"listening" not in (folder / "warden.log").read_bytes():
@@ -386,10 +432,10 @@ def slurm_world(cluster: Cluster, **settings: object) -> Iterator[tuple[World, C
             "shared": world.objects.folder, "python": python_of_the_user(folder), "socket": folder / "warden.sock",
             "poll": "200ms", "staging": "10m", "silence": "60s", "reserve": "300MiB",
         }  # fmt: skip
-        slots = changes.pop("slots", 2)
+        machines, slots = changes.pop("described", None), changes.pop("slots", 2)
         choice = SlurmChoice.model_validate(facts | changes)
         commands = SlurmCommands(environment)
-        made = SlurmEngine(world.objects, choice, slots=slots, commands=commands)  # type: ignore[arg-type]  # an int
+        made = SlurmEngine(world.objects, choice, machines=machines, slots=slots, commands=commands)  # type: ignore[arg-type]  # as they came
         made.bring(world.data)
         return made
 

@@ -70,7 +70,10 @@ def doctor(
     node = (loaded.state_folder if loaded else Path("~/.cache/referee").expanduser()) / "node"
     slurm = loaded.engine.slurm if loaded and loaded.engine.name == "slurm" else None
     # The nodes prove their sandboxes themselves; from here only the way to them can be looked at.
-    checks = examine_cluster(slurm) if slurm else examine_host(level)
+    if slurm and loaded:
+        checks = examine_cluster(slurm, machines=loaded.machines, limits=loaded.limits, level=level)
+    else:
+        checks = examine_host(level)
     prove = prove and slurm is None
     able = all(check.status != "fail" for check in checks)
     proof, refusal = None, ""

@@ -1,7 +1,8 @@
 """Slurm's commands, as far as Referee uses them: one for each question, their words read strictly.
 
-Only sbatch, squeue, sinfo, scontrol and scancel are used, which every cluster lets its users use. slurmdbd is not
-needed: squeue shows a job for MinJobAge (300 s by default) after its end, and whoever looks later reads the result.
+Only sbatch, squeue, sinfo, scontrol and scancel are used, which every cluster lets its users use. Neither slurmdbd
+(sacct) nor jobcomp's files are: squeue shows a job for MinJobAge (300 s by default) after its end, and whoever looks
+later reads the result, or finds the job lost.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from referee.engines.slurm_states import Child
 from referee.errors import HostError
-from referee.verdicts import Verdict
 
 PREFIX = "referee-"
 
@@ -24,11 +24,14 @@ _SILENT = re.compile(
     r"[Uu]nable to contact slurm controller|Connection refused|timed out|Connection reset|Zero Bytes were transmitted"
     r"|backup controller|Slurm temporarily unable|Resource temporarily unavailable|slurm_load"
 )
-_FIELDS = "%F|%K|%T|%N|%j|%r"
-_WAITING = frozenset(
-    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_UNFIT = re.compile(
+    r"Requested node configuration is not available|Memory specification can not be satisfied"
+    r"|CPU count per node can not be satisfied|More processors requested than permitted|time limit is invalid"
+    r"|Invalid generic resource|Invalid feature specification"
 )
-_RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+# Each of any length, with `|` behind it (squeue(1), --Format).
+_FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "NodeList", "Name", "RestartCnt", "PendingTime", "Reason")
+_FORMAT = ",".join(f"{field}:.|" for field in _FIELDS)
 
 
 class SlurmSilentError(HostError):
@@ -39,73 +42,8 @@ class SlurmRefusedError(HostError):
     """Slurm said no."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What an end means when there is no result, in the operator's words."""
-
-    verdict: Verdict
-    words: str
-
-
-# squeue(1), JOB STATE CODES. A state that is not listed here is taken for a lost node.
-ENDINGS: Mapping[str, Ended] = {
-    "COMPLETED": Ended(Verdict.RESULT_LOST, "The job ended in order."),
-    "FAILED": Ended(Verdict.NODE_LOST, "The job failed."),
-    "TIMEOUT": Ended(Verdict.INTERRUPTED, "Slurm ended the job at its time limit, which lies beyond the worker's own."),
-    "DEADLINE": Ended(Verdict.INTERRUPTED, "Slurm ended the job at its deadline."),
-    "OUT_OF_MEMORY": Ended(Verdict.HOST_FULL, "The job, not the sandbox in it, ran out of memory."),
-    "NODE_FAIL": Ended(Verdict.NODE_LOST, "The node failed."),
-    "BOOT_FAIL": Ended(Verdict.NODE_LOST, "The node did not boot."),
-    "PREEMPTED": Ended(Verdict.INTERRUPTED, "Another job preempted it."),
-    "CANCELLED": Ended(Verdict.INTERRUPTED, "The job was cancelled."),
-    "REVOKED": Ended(Verdict.INTERRUPTED, "The job was revoked."),
-    "LAUNCH_FAILED": Ended(Verdict.NODE_LOST, "The node could not start the job."),
-}
-
-# squeue(1), JOB REASON CODES: with these a job waits for ever, whatever becomes free.
-IMPOSSIBLE: Mapping[str, str] = {
-    "BadConstraints": "No node has what it asks for: compare the limits and `[engine.slurm]` with `sinfo -Nl`.",
-    "PartitionTimeLimit": "It asks for more time than the partition allows: choose another one, or lower the limits.",
-    "PartitionNodeLimit": "It asks for more than the partition gives: choose another one, or lower the limits.",
-    "InvalidAccount": "The account is not valid: correct `engine.slurm.account`.",
-    "InvalidQOS": "The quality of service is not valid: correct `engine.slurm.qos`.",
-    "AccountNotAllowed": "The partition does not take this account: correct `engine.slurm`.",
-    "QOSNotAllowed": "The partition does not take this quality of service: correct `engine.slurm`.",
-    "DependencyNeverSatisfied": "Somebody made it depend on a job that failed: cancel it.",
-}
-
-# The same, for what somebody could mend while it waits.
-HINDERED: Mapping[str, str] = {
-    "JobHeldAdmin": "An administrator holds it: ask him, or `scontrol release`.",
-    "JobHeldUser": "It is held: `scontrol release`.",
-    "PartitionDown": "The partition is down: ask the administrator.",
-    "PartitionInactive": "The partition is inactive: ask the administrator.",
-    "ReqNodeNotAvail": "Its nodes are down, drained or reserved: see `sinfo -R`.",
-    "Nodes": "Its nodes are down or drained: see `sinfo -R`.",
-    "launch": "A node could not start it, and Slurm holds it: see the node's slurmd.log, then `scontrol release`.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """One child of a job array, as squeue shows it."""
-
-    wave: str
-    index: int
-    handle: str
-    state: str
-    node: str | None
-    reason: str
-
-    @property
-    def is_waiting(self) -> bool:
-        """It has not begun."""
-        return self.state in _WAITING
-
-    @property
-    def is_running(self) -> bool:
-        """It has begun, and something of it may still be there."""
-        return self.state in _RUNNING
+class SlurmUnfitError(SlurmRefusedError):
+    """Slurm said that no node has what was asked for."""
 
 
 class SlurmCommands:
@@ -132,13 +70,21 @@ class SlurmCommands:
             raise SlurmSilentError(f"sbatch answered {answer!r}.", hint="Look at `squeue`.")
         return number
 
+    def test(self, options: Sequence[str]) -> None:
+        """Ask whether such a job could ever run; none is made.
+
+        Raises:
+            SlurmRefusedError: why not.
+        """
+        self._run(["sbatch", "--test-only", *options], given="#!/bin/sh\n")
+
     def children(self) -> list[Child]:
         """Every child of ours that Slurm knows, whoever submitted it, in one call.
 
         Raises:
             SlurmSilentError: nothing can be told.
         """
-        lines = self._run(["squeue", "--me", "--array", "--states=all", "--noheader", f"--format={_FIELDS}"])
+        lines = self._run(["squeue", "--me", "--array", "--states=all", "--noheader", f"--Format={_FORMAT}"])
         return [child for line in lines.splitlines() if (child := _child(line)) is not None]
 
     def cancel(self, handles: Sequence[str]) -> None:
@@ -177,18 +123,26 @@ class SlurmCommands:
         said = " ".join(done.stderr.split())[-500:]
         if _SILENT.search(said):
             raise SlurmSilentError(f"Slurm does not answer: {said}", hint=_ASK)
-        raise SlurmRefusedError(f"{words[0]} refused: {said}", hint="Correct `[engine.slurm]` in challenge.toml.")
+        kind = SlurmUnfitError if _UNFIT.search(said) else SlurmRefusedError
+        raise kind(f"{words[0]} refused: {said}", hint="Correct `[engine.slurm]` in challenge.toml.")
 
 
 _ASK = "Is slurmctld up? `scontrol ping` tells; running jobs go on without it."
 
 
 def _child(line: str) -> Child | None:
-    number, index, state, node, name, reason = line.split("|", 5)
+    number, index, state, node, name, restarts, waited, reason = line.split("|")[: len(_FIELDS)]
     if not name.startswith(PREFIX) or not index.isdigit():
         return None
     return Child(
-        name.removeprefix(PREFIX), int(index), f"{number}_{index}", state.partition(" ")[0], node or None, reason
+        wave=name.removeprefix(PREFIX),
+        index=int(index),
+        handle=f"{number}_{index}",
+        state=state.partition(" ")[0],
+        node=node or None,
+        reason=reason,
+        restarts=int(restarts) if restarts.isdigit() else 0,
+        waited_seconds=float(waited) if waited.isdigit() else 0.0,
     )
 
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shlex
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from referee.challenge import SlurmChoice
+from referee.challenge import Limits, MachineType, SlurmChoice
 from referee.engines.slurm_commands import PREFIX, SlurmCommands
+from referee.engines.slurm_request import Needs, errand, need_options, place_options
 from referee.errors import HostError, RefereeError
 from referee.sandbox.doctor import HostCheck
+from referee.sandbox.levels import gives_gpus
+from referee.sandbox.policy import Level
 
 _PROBE_SECONDS = 90.0
 _UP = ("idle", "mixed", "allocated", "completing")
 
 
-def examine_cluster(choice: SlurmChoice, commands: SlurmCommands | None = None) -> list[HostCheck]:
+def examine_cluster(
+    choice: SlurmChoice,
+    commands: SlurmCommands | None = None,
+    *,
+    machines: Mapping[str, MachineType] | None = None,
+    limits: Limits | None = None,
+    level: Level = "runc",
+) -> list[HostCheck]:
     """Look at everything that attempts on the cluster need, in the order in which it is needed.
 
     Args:
         choice: `[engine.slurm]`.
         commands: how Slurm is asked.
+        machines: the challenge's machine types, for each of which Slurm is asked whether it could run an attempt.
+        limits: the challenge's; without any, Slurm is not asked that.
+        level: the isolation level.
     """
     slurm = commands or SlurmCommands()
     checks = [_tried("slurm", lambda: f"version {slurm.configuration().get('SLURM_VERSION', 'unknown')}")]
@@ -36,6 +49,10 @@ def examine_cluster(choice: SlurmChoice, commands: SlurmCommands | None = None) 
         _processes(configuration),
         _tried("shared folder", lambda: _shared(choice.shared)),
     ]
+    for kind, machine in (machines or {}).items() if limits else ():
+        gpus = limits.gpus if limits and machine.gpus and gives_gpus(level) else 0
+        needs = Needs(kind, limits or Limits(), gpus, level)
+        checks.append(_tried(f"machine type {kind}", functools.partial(_placed, slurm, choice, needs)))
     if all(check.status != "fail" for check in checks):
         checks.append(_tried("warden", lambda: _warden(slurm, choice)))
     return checks
@@ -80,16 +97,18 @@ def _shared(folder: Path) -> str:
     return str(folder)
 
 
+def _placed(slurm: SlurmCommands, choice: SlurmChoice, needs: Needs) -> str:
+    options = need_options(choice, needs)
+    slurm.test(options)
+    return f"Slurm would take an attempt with {' '.join(options)}"
+
+
 def _warden(slurm: SlurmCommands, choice: SlurmChoice) -> str:
     """A job of a minute that asks its node's warden whether it would be served."""
     said = choice.shared / f"doctor-{secrets.token_hex(8)}.log"
-    words = [str(choice.python or sys.executable), "-m", "referee.worker.errand", "--probe"]
-    script = f"#!/bin/sh\nexec {shlex.join([*words, '--socket', str(choice.socket)])}\n"
+    script = f"#!/bin/sh\nexec {shlex.join([*errand(choice), '--probe'])}\n"
     options = [f"--job-name={PREFIX}doctor", "--array=0", "--no-requeue", "--chdir=/", "--ntasks=1", "--mem=200M"]
-    options += ["--time=1", f"--output={said}", "--export=PATH"]
-    options += [f"--partition={choice.partition}"] if choice.partition else []
-    options += [f"--account={choice.account}"] if choice.account else []
-    options += [f"--qos={choice.qos}"] if choice.qos else []
+    options += ["--time=1", f"--output={said}", "--export=PATH", *place_options(choice)]
     number = slurm.submit(options, script)
     try:
         ended = _wait_for(slurm, number)
@@ -109,7 +128,7 @@ def _wait_for(slurm: SlurmCommands, number: str) -> str:
     deadline = time.monotonic() + _PROBE_SECONDS
     while time.monotonic() < deadline:
         child = next((child for child in slurm.children() if child.handle == f"{number}_0"), None)
-        if child is None or not (child.is_waiting or child.is_running):
+        if child is None or child.has_ended:
             return child.state if child else "unknown"
         time.sleep(1.0)
     raise HostError(

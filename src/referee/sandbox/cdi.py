@@ -99,6 +99,13 @@ class Device:
         """Whether `name` means this device: its qualified name, or the vendor's own."""
         return name in (self.qualified_name, self.name)
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where its own nodes lie on this machine."""
+        return tuple(
+            Path(str(each.get("hostPath") or each.get("path"))) for each in self.facts.get("deviceNodes") or ()
+        )
+
     def edits(self) -> Edits:
         """What the device needs, checked.
 

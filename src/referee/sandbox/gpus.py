@@ -15,7 +15,7 @@ from typing import Self
 
 from referee.errors import HostError
 from referee.sandbox import cdi
-from referee.sandbox.cdi import NO_EDITS, Edits, find_device, gpu_devices
+from referee.sandbox.cdi import NO_EDITS, DeviceNode, Edits, find_device, gpu_devices
 from referee.sandbox.rootfs import make_folder
 
 _POLL_SECONDS = 0.05
@@ -37,6 +37,25 @@ def resolve_gpus(names: Sequence[str]) -> Edits:
         index = None if any(device.is_called(name) for device in devices) else _index(name)
         edits = edits + find_device(name, index, devices).edits()
     return edits
+
+
+def allowed_gpus() -> list[str]:
+    """The GPUs that this machine describes and this process may use, each by one name.
+
+    A group of devices (cgroups: `devices` on version 1, a BPF program on version 2) shuts the others out, root too. So
+    inside a Slurm job with ConstrainDevices=yes these are the job's own, told by the kernel and not by the job:
+    SLURM_JOB_GPUS is the user's to write, and CUDA_VISIBLE_DEVICES counts from 0 in each such job.
+
+    Raises:
+        UnsafeHostError: if a specification cannot be read, or asks for what a sandbox does not give.
+    """
+    found: dict[tuple[DeviceNode, ...], str] = {}
+    for device in gpu_devices(cdi.FOLDERS):
+        if device.places and all(os.access(place, os.R_OK | os.W_OK) for place in device.places):
+            nodes = device.edits().own_nodes
+            # One GPU may be described twice, by its number and by its UUID: the longer name tells more.
+            found[nodes] = max(found.get(nodes, ""), device.qualified_name, key=len)
+    return sorted(found.values())
 
 
 def _index(name: str) -> int | None:

@@ -33,13 +33,17 @@ class Caller:
     Attributes:
         uid, pid: as the kernel recorded them when it connected (SO_PEERCRED, unix(7)).
         job: the number that Slurm gave the job.
-        groups: the folders of its control groups, one for each hierarchy.
+        groups: the folders of the control groups that a worker for it shall be in, one for each hierarchy.
+        devices: on version 1 the group that says which devices the job may use, if there is one. A worker is not in it:
+            below a group that denies some devices runc can start nothing (it first allows to make nodes of any kind),
+            and the sandbox has a list of its own anyway, of what may be used.
     """
 
     uid: int
     pid: int
     job: int
     groups: tuple[Path, ...]
+    devices: Path | None = None
 
 
 @contextlib.contextmanager
@@ -75,7 +79,9 @@ def _found(pid: int, uid: int) -> Caller:
     owners = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
     if owners[0] != str(uid):  # another process has the id by now
         raise NoJobError("The caller is gone.", hint="It must wait for the answer.")
-    return Caller(uid, pid, _job(host, uid), tuple(hierarchy.own for hierarchy in host.hierarchies))
+    devices = _of_devices_alone(host)
+    groups = tuple(each.own for each in host.hierarchies if each is not devices)
+    return Caller(uid, pid, _job(host, uid), groups, devices.own if devices else None)
 
 
 def _job(host: cgroups.CgroupHost, uid: int) -> int:
@@ -99,6 +105,11 @@ def _job(host: cgroups.CgroupHost, uid: int) -> int:
     return jobs.pop()
 
 
+def _of_devices_alone(host: cgroups.CgroupHost) -> cgroups.Hierarchy | None:
+    hierarchy = host.of("devices")
+    return hierarchy if hierarchy is not None and hierarchy.controllers == {"devices"} else None
+
+
 def _outside() -> NoJobError:
     return NoJobError(
         "The caller is in no Slurm job's control groups, which would hold and end what it starts.",
@@ -115,3 +126,22 @@ def join(groups: tuple[Path, ...]) -> None:
     """
     for group in groups:
         (group / "cgroup.procs").write_text("0", encoding="ascii")
+
+
+@contextlib.contextmanager
+def within(group: Path | None) -> Iterator[None]:
+    """Be in a group of devices for as long as the context lasts; with None, stay where the job's groups are.
+
+    Raises:
+        OSError: if the group is gone: the job has ended.
+    """
+    if group is None:
+        yield
+        return
+    home = _of_devices_alone(cgroups.locate())
+    join((group,))
+    try:
+        yield
+    finally:
+        if home is not None:
+            join((home.own,))

@@ -14,7 +14,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -42,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--node", default="")
     parser.add_argument("--probe", action="store_true", help="only ask whether the warden would serve this job")
     parser.add_argument("--socket", type=Path, default=SOCKET)
-    parser.add_argument("--gpus", action="store_true")
     given = parser.parse_args(arguments)
     try:
         if given.probe:
@@ -50,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         objects = ObjectStore(given.objects)
         attempt = json.loads(objects.get(f"waves/{given.wave}/{given.index}.json"))["attempt"]
-        request = {"attempt": attempt, "job": given.job, "node": given.node, "gpus": _gpus() if given.gpus else []}
-        return _run(request, objects, given.socket)
+        return _run({"attempt": attempt, "job": given.job, "node": given.node}, objects, given.socket)
     except RefereeError as error:
         print(error, file=sys.stderr)
         return NOT_TO_BE_HAD
@@ -107,16 +104,6 @@ def _answer(warden: socket.socket) -> dict[str, object] | None:
 def _stop(warden: socket.socket) -> None:
     with contextlib.suppress(OSError):
         warden.send(b"stop")
-
-
-def _gpus() -> list[str]:
-    """The GPUs of this job: where jobs are confined to theirs, the driver's tool sees no others."""
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"The job's GPUs cannot be listed: {error}.", hint="Is nvidia-smi installed here?") from error
-    return answer.split()
 
 
 if __name__ == "__main__":

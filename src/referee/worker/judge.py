@@ -89,7 +89,10 @@ def judge(seen: Evidence) -> Judgement:  # noqa: PLR0911 - one line for each row
         return Judgement(Verdict.MEMORY_LIMIT, f"{_kills(seen)} {_how_it_ended(seen)}".strip(), "memory limit reached")
     if seen.host_oom_kills > 0:
         return Judgement(
-            Verdict.HOST_FULL, "The machine ran out of memory, and the kernel killed a process of the container.", ""
+            Verdict.HOST_FULL,
+            "The machine, or the job around the sandbox, ran out of memory: the kernel killed a process of the "
+            "container, which was below its own limit.",
+            "",
         )
     if seen.ended_by == "wall_time":
         return Judgement(Verdict.TIME_LIMIT, _how_it_ended(seen), "wall time limit reached")

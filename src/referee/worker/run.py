@@ -147,7 +147,9 @@ def _prepare(
     course.stage = Verdict.SANDBOX_FAILED
     if len(place.gpus) != spec.gpus:
         raise ConfigurationError(
-            f"The attempt was given {len(place.gpus)} GPUs instead of {spec.gpus}.", hint="The engine must assign them."
+            f"The attempt was given {len(place.gpus)} GPUs instead of {spec.gpus}.",
+            hint="The engine must assign them. On Slurm gres.conf, ConstrainDevices=yes, /etc/cdi and the warden's "
+            "`gpus = true` must agree.",
         )
     if place.risks is not None and (unaccepted := set(spec.accepted_risks) - set(place.risks)):
         raise ConfigurationError(

@@ -24,7 +24,7 @@ import stat
 import sys
 import time
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,10 +32,11 @@ from pydantic import ValidationError
 
 from referee import __version__
 from referee.challenge import Frozen
-from referee.errors import ConfigurationError, ConflictError, HostError, RefereeError
+from referee.errors import ConfigurationError, ConflictError, RefereeError
+from referee.sandbox.gpus import allowed_gpus
 from referee.units import Size
 from referee.worker.broker import LOCATION
-from referee.worker.cell import caller, join
+from referee.worker.cell import Caller, caller, join, within
 from referee.worker.errand import SOCKET
 from referee.worker.leftovers import clear_dead, clear_if_dead
 from referee.worker.lock import take_lock, write_holder
@@ -61,7 +62,7 @@ class WardenSettings(Frozen):
         cache: the most that each user's unpacked images may take.
         data: the most that each user's phases may take.
         accepted_risks: promises of the sandbox that attempts may do without here.
-        gpus: whether workers get the job's GPUs. Only where Slurm confines jobs to theirs (ConstrainDevices=yes).
+        gpus: whether workers get GPUs: those that the job's control group allows, so only with ConstrainDevices=yes.
         connections: the most connections of one user at a time.
     """
 
@@ -84,7 +85,6 @@ class Request(Frozen):
     attempt: str = ""
     job: str = ""
     node: str = ""
-    gpus: tuple[str, ...] = ()
 
 
 def load_settings(path: Path) -> WardenSettings:
@@ -226,17 +226,16 @@ class Warden:
             request = Request.model_validate_json(message)
             if not request.attempt:
                 with caller(guest.connection) as who:
-                    self._answer(guest, {"ready": f"version {__version__}, job {who.job}"})
+                    gpus = "gives GPUs" if self.settings.gpus else "gives no GPUs"
+                    self._answer(guest, {"ready": f"version {__version__}, job {who.job}, {gpus}"})
                 return
             if len(descriptors) != 1 or not stat.S_ISSOCK(os.fstat(descriptors[0]).st_mode):
                 raise ConfigurationError("A request comes with one socket.", hint="Use the same version everywhere.")
-            if request.gpus and not self.settings.gpus:
-                raise HostError("This warden gives no GPUs.", hint="Ask the administrator for `gpus = true`.")
             folder = self._folder(guest.uid)
             with caller(guest.connection) as who:
                 lock = take_lock(folder, request.attempt)
                 try:
-                    self._fork(guest, request, folder, lock, descriptors[0], who.groups)
+                    self._fork(guest, request, folder, lock, descriptors[0], who)
                 finally:
                     os.close(lock)
         except ValidationError:
@@ -246,13 +245,10 @@ class Warden:
         except (RefereeError, OSError) as error:
             self._refuse(guest, str(error))
 
-    def _fork(
-        self, guest: _Guest, request: Request, folder: Path, lock: int, channel: int, groups: tuple[Path, ...]
-    ) -> None:
+    def _fork(self, guest: _Guest, request: Request, folder: Path, lock: int, channel: int, who: Caller) -> None:
         place = Place(
             node=request.node,
             job=request.job,
-            gpus=request.gpus,
             cache_bytes=self.settings.cache,
             travelled=True,
             data_bytes=self.settings.data,
@@ -263,13 +259,13 @@ class Warden:
         hold_back_sigterm()
         worker = os.fork()
         if worker == 0:
-            self._become_worker(order, lock, said, groups)
+            self._become_worker(order, lock, said, who)
         os.close(said)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         guest.attempt, guest.worker, guest.words = request.attempt, worker, words
         guest.process = os.pidfd_open(worker)
 
-    def _become_worker(self, order: Order, lock: int, said: int, groups: tuple[Path, ...]) -> NoReturn:
+    def _become_worker(self, order: Order, lock: int, said: int, who: Caller) -> NoReturn:
         status = _BROKEN
         try:
             os.setsid()
@@ -281,7 +277,10 @@ class Warden:
                 if descriptor > 2 and descriptor not in {lock, order.channel}:
                     with contextlib.suppress(OSError):
                         os.close(descriptor)
-            join(groups)
+            join(who.groups)
+            if self.settings.gpus:
+                with within(who.devices):
+                    order = replace(order, place=replace(order.place, gpus=tuple(allowed_gpus())))
             write_holder(lock, holder(order, os.getpid()))
             status = run_worker(order)
         except BaseException as error:  # noqa: BLE001 - the end of a process: what is not printed here is lost
