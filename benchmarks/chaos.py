@@ -30,7 +30,7 @@ from faults.storm import Arena, Report, storm  # noqa: E402 - the same
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
 _FEWEST = 4  # faults in a campaign
 _MOST_BROKEN = 3  # campaigns in a row in which no fault struck: then something is wrong with the proof itself
-# Each engine's arena, which is imported when it is needed, and the share of all faults that it gets: the quick ones more.
+# Each engine's arena, imported when it is needed, and the share of all faults that it gets: the quick ones more.
 ARENAS = {"memory": ("virtual", 4), "local": ("machine", 2), "aws-batch": ("cloud", 2), "slurm": ("cluster", 2)}
 
 

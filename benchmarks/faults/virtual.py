@@ -361,8 +361,8 @@ class VirtualArena:
         charges = []
         for row in found.attempts:
             billed = seconds(row)
-            if billed is not None:
-                took = sum(used[row.attempt], Decimal(0)) if row.attempt in used else None
+            took = sum(used[row.attempt], Decimal(0)) if row.attempt in used else None
+            if billed is not None or row.reported_by == "worker":
                 most = None if took is None else took + _EDGE
                 charges.append(Charge(row.attempt, price, billed, (took or Decimal(0)) - _EDGE, most))
         return Evidence(

@@ -89,8 +89,8 @@ class Witness:
         found = []
         for row in attempts:
             billed = seconds(row)
-            if billed is None:
-                continue
+            if billed is None and row.reported_by != "worker":
+                continue  # it was lost with its times
             spans = [span for span in self.containers.get(row.attempt, {}).values() if span is not None]
             ran = Decimal(repr(sum(span.last - span.first for span in spans)))
             held = [(span.after or time.time()) - span.before for span in self.folders.get(row.attempt, {}).values()]
