@@ -43,6 +43,7 @@ _IMPOSSIBLE = (
     "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU) is higher than that "
     "can be met by the CE(s) attached to the job queue."
 )
+_STATE_FILTER = "instance-state-name"
 _NO_CAPACITY = (
     "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - The job queue is blocked: EC2 has no capacity for the instance type."
 )
@@ -549,7 +550,7 @@ class _Gate:
 
     def _instance(self, host: Host) -> str:
         launched = datetime.now(UTC) - timedelta(seconds=self._batch.age(host))
-        state = "<code>16</code><name>running</name>" if host.gone is None else "<code>48</code><name>terminated</name>"
+        state = f"<code>{16 if host.gone is None else 48}</code><name>{_state(host)}</name>"
         since = 0.0 if host.gone is None else self._batch._clock() - host.gone
         ended = (datetime.now(UTC) - timedelta(seconds=since)).strftime("%Y-%m-%d %H:%M:%S")
         reason = "" if host.gone is None else f"<reason>User initiated ({ended} GMT)</reason>"
@@ -569,13 +570,24 @@ class _Gate:
             items = "".join(f"<item><instanceId>{name}</instanceId></item>" for name in names)
             xml = f"<TerminateInstancesResponse><instancesSet>{items}</instancesSet></TerminateInstancesResponse>"
         elif form.get("Action") == "DescribeInstances":
-            items = "".join(self._instance(host) for host in self._batch.hosts)
+            wanted = {value for key, value in form.items() if ".Value." in key and form[_name_of(key)] == _STATE_FILTER}
+            hosts = [host for host in self._batch.hosts if not wanted or _state(host) in wanted]
+            items = "".join(self._instance(host) for host in hosts)
             xml = f"<DescribeInstancesResponse><reservationSet>{items}</reservationSet></DescribeInstancesResponse>"
         else:
             environ["wsgi.input"] = __import__("io").BytesIO(body)
             return self._moto(environ, start_response)
         start_response("200 .", [("Content-Type", "text/xml")])
         return [xml.encode()]
+
+
+def _state(host: Host) -> str:
+    return "running" if host.gone is None else "terminated"
+
+
+def _name_of(key: str) -> str:
+    """`Filter.1.Value.2` is a value of the filter that `Filter.1.Name` names."""
+    return key.partition(".Value.")[0] + ".Name"
 
 
 class _Quiet(WSGIRequestHandler):

@@ -129,7 +129,7 @@ def main() -> None:
                 raise SystemExit(f"The campaign ended with {run.returncode}, {len(taken)} machines were taken back.")
             referee(folder, "score", "--phase", PHASE)
             referee(folder, "leaderboard", "--phase", PHASE)
-            referee(folder, "cloud", "status")
+            referee(folder, "cloud", "status", "--wait")
             referee(folder, "cloud", "bill")
             mine = json.loads(answer(folder, "leaderboard", "--phase", PHASE, "--unblind", "--json"))
             events = [json.loads(line) for line in answer(folder, "ledger", "events", "--json").splitlines()]

@@ -23,6 +23,9 @@ from referee.cloud.stack import Account, StackState
 from referee.cloud.storage import ONCE, READ_BY_WORKERS, WRITTEN_BY_WORKERS
 from referee.cloud.template import template
 from referee.engines.aws_batch import Stack
+from referee.engines.aws_batch_calls import BatchCalls
+from referee.engines.aws_batch_events import HIDDEN_SECONDS
+from referee.engines.aws_batch_heartbeat import Heartbeat
 from referee.errors import ConfigurationError, ConflictError
 
 CHALLENGE = """
@@ -158,6 +161,52 @@ def test_the_job_is_tried_once_and_sees_the_node_folder_where_the_engine_looks_f
     assert job["ContainerProperties"]["MountPoints"][0]["ContainerPath"] == NODE_FOLDER == Stack("s", "d").node_folder
 
 
+def test_the_alarm_rings_when_the_signs_of_life_of_this_stack_stay_away(
+    challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = template(challenge, email=True)["Resources"]
+    alarm = found["HeartbeatAlarm"]["Properties"]
+    sent: list[dict[str, Any]] = []
+    calls = BatchCalls(REGION)
+    monkeypatch.setattr(type(calls), "_metrics", property(lambda _: _Metrics(sent)))
+    heartbeat = Heartbeat(calls, "referee-dfdc", "alarm")
+    for second in range(2 * alarm["Period"]):
+        heartbeat.beat(float(second))
+    [metric] = {json.dumps(each, sort_keys=True) for each in sent}
+    datum = json.loads(metric)
+    assert datum["Namespace"] == alarm["Namespace"]
+    assert datum["MetricData"][0]["MetricName"] == alarm["MetricName"]
+    [dimension] = alarm["Dimensions"]
+    assert dimension == {"Name": "Stack", "Value": {"Ref": "AWS::StackName"}}
+    assert datum["MetricData"][0]["Dimensions"] == [{"Name": "Stack", "Value": "referee-dfdc"}]
+    assert len(sent) >= 2 * 2  # one may be lost without a false alarm
+    assert (alarm["TreatMissingData"], alarm["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
+    assert alarm["AlarmActions"] == [{"Ref": "Alarms"}]
+    assert found["ByMail"]["Properties"]["TopicArn"] == {"Ref": "Alarms"}
+
+
+class _Metrics:
+    """CloudWatch, as far as a sign of life needs it."""
+
+    def __init__(self, sent: list[dict[str, Any]]) -> None:
+        self._sent = sent
+
+    def put_metric_data(self, **request: Any) -> None:
+        self._sent.append(request)
+
+    def enable_alarm_actions(self, **_: Any) -> None:
+        pass
+
+
+def test_machines_that_switch_themselves_off_are_gone(challenge: Challenge) -> None:
+    data = template(challenge)["Resources"]["Launch"]["Properties"]["LaunchTemplateData"]
+    assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
+
+
+def test_an_event_is_hidden_for_longer_than_it_is_kept_undeleted(challenge: Challenge) -> None:
+    assert template(challenge)["Resources"]["Events"]["Properties"]["VisibilityTimeout"] == HIDDEN_SECONDS
+
+
 def test_everything_that_takes_tags_bears_the_one_that_is_billed(challenge: Challenge) -> None:
     without = {
         "AWS::Batch::ComputeEnvironment",
@@ -232,6 +281,17 @@ def test_commands_say_what_is_missing(challenge: Challenge, capsys: pytest.Captu
     (challenge.folder / "challenge.toml").write_text(CHALLENGE.replace("[engine.aws]", "[engine.ows]"))
     assert main(["cloud", "template", *place]) == 2
     assert "engine.ows" in capsys.readouterr().err
+
+
+def test_status_waits_until_nothing_is_up(
+    challenge: Challenge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [StackState("s", "CREATE_COMPLETE", "", {}, (), up) for up in [("i-1", "i-2"), ("i-1",), ()]]
+    monkeypatch.setattr(Account, "state", lambda _: states.pop(0))
+    monkeypatch.setattr("referee.cli.cloud._WAIT_SECONDS", 0.0)
+    assert main(["cloud", "status", "--wait", "--challenge", str(challenge.folder)]) == 0
+    assert "Instances that are up: none" in capsys.readouterr().out
+    assert not states
 
 
 def test_the_smoke_test_says_that_it_was_never_run() -> None:

@@ -557,3 +557,53 @@ def test_a_machine_that_cannot_be_switched_off_begins_nothing_all_the_same(
     Machine(tmp_path).will_leave("Why.")
     assert child.main([str(tmp_path)]) == child.NO_WORKER
     assert "Why." in capfd.readouterr().err
+
+
+# Nobody spends for ever
+
+
+def test_without_a_controller_a_wave_ends_by_itself_and_no_machine_stays(bench: Bench) -> None:
+    Scripted.seconds = 1e9
+    bench.engine.submit(bench.specs(3))  # and the controller is gone
+    for _ in range(5):
+        bench.go_on(3600.0)
+        bench.go_on(60.0)
+    assert {job.status for job in bench.batch.jobs.values()} == {"FAILED"}
+    assert not bench.batch.living_hosts()
+    started = [job.started for job in bench.batch.jobs.values() if job.parent is not None]
+    assert len(started) == 3  # nothing was tried again
+    longest = max(host.gone - host.launched for host in bench.batch.hosts if host.gone is not None)
+    limit = LIMITS.wall_time.total_seconds() + 3600
+    assert longest <= 2 * limit + 3600  # of three jobs two are side by side; an hour is the step of this test's time
+
+
+def test_a_controller_that_leads_is_missed_as_soon_as_it_is_silent(bench: Bench) -> None:
+    engine = bench.another(alarm="a", listen=60.0, look=300.0)
+    boto3.client("cloudwatch").put_metric_alarm(
+        AlarmName="a", ActionsEnabled=False, MetricName="Heartbeat", Namespace="Referee", Period=900, Statistic="Sum",
+        EvaluationPeriods=1, Threshold=1, ComparisonOperator="LessThanThreshold",
+    )  # fmt: skip
+    began = bench.clock.now
+    while bench.clock.now < began + 3000:
+        engine.wait(2.0)
+        bench.go_on(28.0)
+    assert 9 <= engine.calls.counts["PutMetricData"] <= 11
+
+    def told() -> bool:
+        return bool(boto3.client("cloudwatch").describe_alarms(AlarmNames=["a"])["MetricAlarms"][0]["ActionsEnabled"])
+
+    assert told()  # a controller that vanishes leaves it so
+    engine.close()
+    assert not told()
+
+
+def test_when_the_last_job_has_ended_the_fleet_goes_down_to_nothing_and_the_engine_says_so(bench: Bench) -> None:
+    bench.run_out(bench.engine.submit(bench.specs(2)))
+    assert bench.engine.up() == [host.id for host in bench.batch.living_hosts()] != []
+    bench.go_on(10.0)
+    assert bench.engine.up() == []
+    assert {life.node for life in bench.engine.lives()} == {host.id for host in bench.batch.hosts}
+    up = {"Name": "instance-state-name", "Values": ["pending", "running"]}
+    assert boto3.client("ec2").describe_instances(Filters=[up])["Reservations"] == []
+    bench.batch.hosts.clear()  # AWS tells of a machine that has ended for an hour only
+    assert bench.engine.up() == []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 
 from referee.attempts import AttemptSpec
 from referee.campaign.intents import intended, specified
 from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
+from referee.campaign.spending import beside_usd
 from referee.challenge import Challenge
-from referee.engines.contract import Engine, Job, JobState, Observation, Remote
+from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote
 from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
@@ -296,7 +298,7 @@ class Campaign:
             self._engine.capacity().free, Counter(row.machine_type for row in attempts if row.verdict is None)
         )
         used = used_shares(attempts, {name: row.submission_kind for name, row in rows.items()}, self._orders.since)
-        limit, aside = self._challenge.limits.wall_time, self._orders.aside_usd
+        limit, aside = self._challenge.limits.wall_time, self._orders.aside_usd + self._beside_usd(attempts)
         purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), limit, aside)
         planned: list[AttemptPlanned] = []
         specs: list[AttemptSpec] = []
@@ -330,6 +332,14 @@ class Campaign:
         for spec in specs:
             self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
         self._submit(specs)
+
+    def _beside_usd(self, attempts: Sequence[queries.AttemptRow]) -> Decimal:
+        """What an engine's machines have cost beside the attempts on them, where money is bounded."""
+        if self._orders.budget_usd is None or not isinstance(self._engine, Hiring):
+            return Decimal(0)
+        everybody = queries.attempts(self._ledger)
+        elsewhere = {row.node for row in everybody if row.node is not None}
+        return beside_usd(self._engine.lives(), attempts, self._engine.machines(), elsewhere)
 
     def _used_before(self, row: queries.EvaluationRow, machine_type: str) -> frozenset[str]:
         """The machines that a confirmation of this submission is to leave out, where there are others."""

@@ -20,7 +20,7 @@ from referee.challenge import Challenge
 from referee.cli import screen
 from referee.cli.app import HERE, INTERRUPTED, Folder, app
 from referee.engines import REMOTE, create_engine
-from referee.engines.contract import Engine, Remote
+from referee.engines.contract import Engine, Hiring, Remote
 from referee.errors import ConfigurationError, HostError
 from referee.ledger import DispatchResumed, EvaluationReopened, Event, Lease, Ledger, NodeProved, NodeReleased, queries
 from referee.orders import Orders
@@ -172,9 +172,24 @@ def evaluate(
         with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
             refresh = _telling(engine, board.refresh)
             campaign.run(refresh if series else _watching(challenge, ledger, phase, refresh))
+        say_what_is_up(engine)
     finally:
         engine.close()
     return campaign
+
+
+def say_what_is_up(engine: Engine) -> None:
+    """Say which of the machines that were hired for the campaign are still paid for."""
+    if not isinstance(engine, Hiring):
+        return
+    up = engine.up()
+    if up is None:
+        screen.say("Which machines are up could not be asked: see `referee cloud status`.")
+    elif up:
+        screen.say(f"Still up and paid for: {', '.join(up)}. Machines that are idle are ended by themselves after")
+        screen.say("some minutes; `referee cloud status --wait` says when none is left.")
+    else:
+        screen.say("None of the machines is up any more.")
 
 
 def _telling(engine: Engine, refresh: Callable[[], None]) -> Callable[[], None]:

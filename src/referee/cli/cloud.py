@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +27,8 @@ from referee.workspace import Workspace
 
 cloud = App(name="cloud", help="The stack in AWS that the engine aws-batch runs on (docs/aws.md).")
 app.command(cloud)
+
+_WAIT_SECONDS = 30.0
 
 Mail = Annotated[
     str | None, Parameter(name="--email", help="Who is told by mail when the controller is silent or money runs out.")
@@ -73,10 +76,20 @@ def deploy(
 
 
 @cloud.command
-def status(*, as_json: AsJson = False, challenge: Folder = HERE) -> int:
+def status(
+    *,
+    wait: Annotated[bool, Parameter(negative="", help="Until no job is left and no machine is up.")] = False,
+    as_json: AsJson = False,
+    challenge: Folder = HERE,
+) -> int:
     """Say what there is in the account: the stack, its queues, and the machines that are up and paid for."""
     _, choice = _opened(challenge)
     seen = Account(choice).state()
+    while wait and (seen.instances or any(queue.jobs for queue in seen.queues)):
+        jobs = sum(queue.jobs for queue in seen.queues)
+        screen.note(f"{jobs} jobs, {len(seen.instances)} machines up")
+        time.sleep(_WAIT_SECONDS)
+        seen = Account(choice).state()
     if as_json:
         screen.print_json(dataclasses.asdict(seen))
         return 0 if seen.status else CheckFailedError.exit_code

@@ -23,6 +23,7 @@ from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Chi
 from referee.engines.aws_batch_heartbeat import Heartbeat
 from referee.engines.aws_batch_lives import TAG, Lives
 from referee.engines.contract import Capacity, Job, JobState, Observation
+from referee.engines.machine_lives import MachineLife
 from referee.engines.waves import Wave, record_wave, recorded_waves
 from referee.errors import ConfigurationError, HostError, ObjectStoreError
 from referee.objects import ObjectStore
@@ -216,7 +217,7 @@ class AwsBatchEngine:
         """Until a job's state changed, at most so long."""
         deadline = self._clock() + seconds
         while not self._has_news() and (left := deadline - self._clock()) > 0:
-            self._pause(min(left, max(_SHORTEST_PAUSE_SECONDS, self._listen_at - self._clock())))
+            self._pause(max(_SHORTEST_PAUSE_SECONDS, min(left, self._listen_at - self._clock())))
 
     def _has_news(self) -> bool:
         now = self._clock()
@@ -229,6 +230,14 @@ class AwsBatchEngine:
             if self._following.listen():
                 return True
         return self._following.refresh()
+
+    def lives(self) -> Sequence[MachineLife]:
+        """The machines that there were, as they were noted last."""
+        return self._lives.known()
+
+    def up(self) -> Sequence[str] | None:
+        """The machines that are up now, whoever's they are; None if AWS does not answer."""
+        return self._lives.look()
 
     def close(self) -> None:
         """Let go of the engine: jobs are AWS's."""

@@ -38,25 +38,31 @@ class Lives:
             seen = self._calls.machines(TAG, self._stack)
         except HostError:
             return None
-        if self._known is None:
-            self._known = {life.node: life for life in noted_lives(self._objects, self._engine)}
+        known = self._noted()
         now = datetime.now(UTC)
         news = {each["InstanceId"]: _life(each, now) for each in seen}
         missing = {
             name: life.model_copy(update={"gone": True, "end_unknown": True})
-            for name, life in self._known.items()
+            for name, life in known.items()
             if name not in news
         }
         # The first time that a machine is seen gone says when its life ended; later looks change nothing.
         changed = {
-            name: life
-            for name, life in {**missing, **news}.items()
-            if name not in self._known or not self._known[name].gone
+            name: life for name, life in {**missing, **news}.items() if name not in known or not known[name].gone
         }
         if changed:
             note_lives(self._objects, self._engine, changed.values())
-        self._known |= changed
-        return sorted(name for name, life in self._known.items() if not life.gone)
+        known |= changed
+        return sorted(name for name, life in known.items() if not life.gone)
+
+    def known(self) -> list[MachineLife]:
+        """The machines as they were noted last."""
+        return list(self._noted().values())
+
+    def _noted(self) -> dict[str, MachineLife]:
+        if self._known is None:
+            self._known = {life.node: life for life in noted_lives(self._objects, self._engine)}
+        return self._known
 
 
 def _life(told: Mapping[str, Any], now: datetime) -> MachineLife:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
+from referee.engines.machine_lives import MachineLife
 from referee.phases import PhaseData
 from referee.verdicts import Verdict
 
@@ -115,4 +116,17 @@ class Remote(Protocol):
 
     def troubles(self) -> list[str]:
         """What keeps work from going on, and how it is mended: a sentence or two each, for the operator."""
+        ...
+
+
+@runtime_checkable
+class Hiring(Protocol):
+    """An engine whose machines are hired for its work, and paid for from launch to end."""
+
+    def lives(self) -> Sequence[MachineLife]:
+        """The machines that there were, as they were noted last."""
+        ...
+
+    def up(self) -> Sequence[str] | None:
+        """The machines that are up now; None if nobody can tell."""
         ...
