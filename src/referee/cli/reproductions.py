@@ -93,8 +93,18 @@ def _document(found: tuple[Reproduction, ...], rate: SuccessRate) -> dict[str, A
 
 def _print_found(phase: str, found: tuple[Reproduction, ...]) -> None:
     order = [Outcome.DIFFERENT, Outcome.FAILED, Outcome.NOTHING_RECORDED, Outcome.WITHIN_TOLERANCE, Outcome.EXACT]
+    several = any(one.run_to_run is not None for one in found)
     screen.print_table(
-        ["submission", "outcome", "recorded>", "re-run>", "difference>", "likely cause", "what is known"],
+        [
+            "submission",
+            "outcome",
+            "recorded>",
+            "re-run>",
+            "difference>",
+            *(["run to run>"] if several else []),
+            "likely cause",
+            "what is known",
+        ],
         [
             (
                 one.submission,
@@ -102,6 +112,7 @@ def _print_found(phase: str, found: tuple[Reproduction, ...]) -> None:
                 "" if one.recorded_score is None else f"{one.recorded_score:.5f}",
                 "" if one.rerun_score is None else f"{one.rerun_score:.5f}",
                 "" if one.difference is None else f"{one.difference:+.2g}",
+                *([] if not several else ["" if one.run_to_run is None else f"{one.run_to_run:.2g}"]),
                 one.cause.replace("_", " ").replace("none", ""),
                 one.explanation,
             )
@@ -109,6 +120,10 @@ def _print_found(phase: str, found: tuple[Reproduction, ...]) -> None:
         ],
         title=f"{phase}: re-runs against what was recorded",
     )
+    if several:
+        screen.say(
+            "run to run: the largest change of a prediction between valid runs of one image, where there are several."
+        )
 
 
 @app.command
