@@ -96,6 +96,8 @@ def judge(found: Evidence) -> list[Wrong]:
     wrongs += [Wrong(Breach.MISBILLED, what) for what in _misbilled(found)]
     if found.board != found.calm_board:
         wrongs.append(Wrong(Breach.OTHER, "The board is not byte for byte that of the undisturbed campaign."))
+    if found.claims and not found.executed:
+        wrongs.append(Wrong(Breach.OTHER, "Nothing was seen to run: whoever counts the containers is blind."))
     wrongs += [Wrong(Breach.OTHER, f"Left behind: {each}") for each in found.left]
     return wrongs + [Wrong(Breach.OTHER, each) for each in found.odd]
 

@@ -90,6 +90,7 @@ def test_what_is_right_is_not_complained_of() -> None:
         ("mis-billed", {"billed_usd": Decimal("0.04")}),
         ("mis-billed", {"committed_usd": Decimal("1.01")}),
         ("other", {"board": "[ ]"}),
+        ("other", {"executed": {}}),
         ("other", {"left": ["a process"]}),
         ("other", {"odd": ["a traceback"]}),
     ],
