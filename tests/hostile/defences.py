@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bundle_changes import Change, all_devices, allow, no_filter, put, without_namespace
 from referee.images import compression, layer, store
 from referee.sandbox import box, cgroups, harvest, kernel, log, mounts, rootfs, stage
 from referee.sandbox.identities import FIRST_HOST_ID, IdRange
 from referee.worker import run
 
 Patch = Callable[[], None]
-Change = Callable[[dict[str, Any]], None]
 
 
 def _configured(*changes: Change) -> Patch:
@@ -49,48 +49,10 @@ def _both(*patches: Patch) -> Patch:
     return patch
 
 
-def _namespace(kind: str) -> Change:
-    def change(config: dict[str, Any]) -> None:
-        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != kind]
-
-    return change
-
-
-def _put(value: Any, *keys: str) -> Change:
-    def change(config: dict[str, Any]) -> None:
-        place = config
-        for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-
-    return change
-
-
-def _allow(*names: str) -> Change:
-    """Let the calls through the filter: the rules that refuse them go, and one that allows comes."""
-
-    def change(config: dict[str, Any]) -> None:
-        rules = config["linux"]["seccomp"]["syscalls"]
-        for rule in rules:
-            rule["names"] = [name for name in rule["names"] if name not in names]
-        config["linux"]["seccomp"]["syscalls"] = [rule for rule in rules if rule["names"]]
-        config["linux"]["seccomp"]["syscalls"].append({"names": list(names), "action": "SCMP_ACT_ALLOW"})
-
-    return change
-
-
-def _no_filter(config: dict[str, Any]) -> None:
-    del config["linux"]["seccomp"]
-
-
 def _capable(config: dict[str, Any]) -> None:
     names = ["CAP_CHOWN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH"]
     kinds = ("bounding", "effective", "inheritable", "permitted", "ambient")
     config["process"]["capabilities"] = dict.fromkeys(kinds, names)
-
-
-def _all_devices(config: dict[str, Any]) -> None:
-    config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
 
 
 def _without(*path: str) -> Change:
@@ -224,7 +186,7 @@ def _trusting_harvest() -> None:
 
 def _early_harvest() -> None:
     """Processes live on while the output is read."""
-    _configured(_namespace("pid"), _proc_of_the_worker)()
+    _configured(without_namespace("pid"), _proc_of_the_worker)()
     cgroups.Leaf.kill = lambda self, seconds=5.0: True  # type: ignore[method-assign]
     cgroups.Leaf.processes = lambda self: []  # type: ignore[method-assign]
     real = box.harvest  # type: ignore[attr-defined]
@@ -384,8 +346,8 @@ def _by_tag() -> None:
     store.ImageStore.blob_path = lambda self, digest: self._blobs / "latest"  # type: ignore[method-assign]
 
 
-_LOOSE_NODES = _both(_configured(_all_devices), _keep_nodes_and_bits, _trusting_mounts)
-_LOOSE_BITS = _both(_configured(_put(False, "process", "noNewPrivileges")), _keep_nodes_and_bits, _trusting_mounts)
+_LOOSE_NODES = _both(_configured(all_devices), _keep_nodes_and_bits, _trusting_mounts)
+_LOOSE_BITS = _both(_configured(put(False, "process", "noNewPrivileges")), _keep_nodes_and_bits, _trusting_mounts)
 _FILTERED = {
     "filter of vsock, netlink and other sockets": ("socket", "socketpair"),
     "filter of rings": ("io_uring_setup",),
@@ -399,33 +361,33 @@ _FILTERED = {
 }
 
 DEFENCES: dict[str, Patch] = {
-    "network namespace": _configured(_namespace("network")),
-    "pid namespace": _configured(_namespace("pid"), _proc_of_the_worker),
-    "ipc namespace": _configured(_namespace("ipc")),
-    "cgroup namespace": _configured(_namespace("cgroup")),
-    "host name": _configured(_put("host-17", "hostname")),
+    "network namespace": _configured(without_namespace("network")),
+    "pid namespace": _configured(without_namespace("pid"), _proc_of_the_worker),
+    "ipc namespace": _configured(without_namespace("ipc")),
+    "cgroup namespace": _configured(without_namespace("cgroup")),
+    "host name": _configured(put("host-17", "hostname")),
     "environment": _configured(lambda c: c["process"]["env"].append(f"AGENT={os.environ.get('HOSTILE_CANARY')}")),
     "set-user-id: no new privileges, nosuid, unpacking": _LOOSE_BITS,
     "device nodes: device cgroup, nodev, unpacking": _LOOSE_NODES,
     "capabilities": _configured(_capable),
-    "capabilities and filter": _configured(_capable, _no_filter),
-    "filter": _configured(_no_filter),
-    **{name: _configured(_allow(*calls)) for name, calls in _FILTERED.items()},
+    "capabilities and filter": _configured(_capable, no_filter),
+    "filter": _configured(no_filter),
+    **{name: _configured(allow(*calls)) for name, calls in _FILTERED.items()},
     "overlay of the data and filter of inotify": _both(
-        _plain_data, _configured(_allow("inotify_init1", "inotify_add_watch"))
+        _plain_data, _configured(allow("inotify_init1", "inotify_add_watch"))
     ),
-    "ipc namespace and filter of message queues": _configured(_namespace("ipc"), _allow("mq_open")),
+    "ipc namespace and filter of message queues": _configured(without_namespace("ipc"), allow("mq_open")),
     "memory of sockets": _unlimited_sockets,
-    "masked files": _configured(_put([], "linux", "maskedPaths")),
-    "read-only /proc/sys and capabilities": _configured(_put([], "linux", "readonlyPaths"), _capable),
-    "read-only root": _both(_configured(_put(False, "root", "readonly")), _writable_root),
+    "masked files": _configured(put([], "linux", "maskedPaths")),
+    "read-only /proc/sys and capabilities": _configured(put([], "linux", "readonlyPaths"), _capable),
+    "read-only root": _both(_configured(put(False, "root", "readonly")), _writable_root),
     "root thrown away": _kept_root,
     "overlay of the data": _plain_data,
     "only the phase's folder": _whole_challenge,
     "own /dev/shm": _both(_make_shared, _configured(_shared_shm)),
     "scratch of its own": _kept_scratch,
-    "ids of its own and filter of keyrings": _both(_same_ids, _configured(_allow("keyctl", "add_key", "request_key"))),
-    "memory limit": _configured(_put({"limit": 2**30}, "linux", "resources", "memory")),
+    "ids of its own and filter of keyrings": _both(_same_ids, _configured(allow("keyctl", "add_key", "request_key"))),
+    "memory limit": _configured(put({"limit": 2**30}, "linux", "resources", "memory")),
     "cpu limit": _configured(_without("linux", "resources", "cpu")),
     "pids limit": _configured(_without("linux", "resources", "pids"), _no_rlimits),
     "room of output and scratch": _both(_large_tmpfs, _configured(_no_rlimits)),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bundle_changes import all_devices, allow, no_filter, put, without_namespace
 from referee.errors import UnsafeHostError
 from referee.sandbox import box, enclosed, examine_host, mounts, prove_host, stage
 from referee.sandbox import proof as proof_module
@@ -84,48 +85,10 @@ class Mutation:
     excess: str | None = None
 
 
-def without_namespace(kind: str) -> Callable[[dict[str, Any]], None]:
-    def change(config: dict[str, Any]) -> None:
-        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != kind]
-
-    return change
-
-
 def capable(config: dict[str, Any]) -> None:
     config["process"]["capabilities"] = {
         kind: ["CAP_CHOWN", "CAP_NET_RAW"] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
     }
-
-
-def allow(*names: str) -> Callable[[dict[str, Any]], None]:
-    """Let the calls through the filter; a rule that allows comes after those that refuse, which must go."""
-
-    def change(config: dict[str, Any]) -> None:
-        rules = config["linux"]["seccomp"]["syscalls"]
-        for rule in rules:
-            rule["names"] = [name for name in rule["names"] if name not in names]
-        config["linux"]["seccomp"]["syscalls"] = [rule for rule in rules if rule["names"]]
-        config["linux"]["seccomp"]["syscalls"].append({"names": list(names), "action": "SCMP_ACT_ALLOW"})
-
-    return change
-
-
-def put(value: Any, *keys: str) -> Callable[[dict[str, Any]], None]:
-    def change(config: dict[str, Any]) -> None:
-        place = config
-        for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-
-    return change
-
-
-def all_devices(config: dict[str, Any]) -> None:
-    config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
-
-
-def no_filter(config: dict[str, Any]) -> None:
-    del config["linux"]["seccomp"]
 
 
 def much_memory(config: dict[str, Any]) -> None:
