@@ -14,8 +14,11 @@ from referee.challenge import Limits, MachineType, SlurmChoice
 from referee.engines import slurm_logs
 from referee.engines.slurm_commands import SlurmCommands, SlurmRefusedError, SlurmSilentError, SlurmUnfitError
 from referee.engines.slurm_logs import JobLogs
+from referee.engines.slurm_queue import SlurmQueue
 from referee.engines.slurm_request import Needs, for_submissions, need_options, place_options
-from referee.engines.slurm_states import ENDINGS, HINDERED, IMPOSSIBLE, NOT_LAUNCHED, Child, ending
+from referee.engines.slurm_states import ENDINGS, HINDERED, IMPOSSIBLE, LOST, NOT_LAUNCHED, Child, Ended, ending
+from referee.engines.waves import Wave
+from referee.objects import ObjectStore
 from referee.sandbox.levels import runtime_of
 from referee.verdicts import Verdict
 
@@ -97,6 +100,32 @@ def test_squeue_s_answer_is_read_and_what_is_not_ours_is_passed_over(tmp_path: P
     assert running == Child("abc", 3, "12_3", "RUNNING", "n1", "None")
     assert (running.waited_seconds, waiting.waited_seconds) == (7.0, 90.0)
     assert (waiting.node, waiting.restarts, waiting.word) == (None, 1, "BeginTime")
+
+
+def test_what_slurm_forgets_after_min_job_age_keeps_its_last_word_or_is_lost(tmp_path: Path) -> None:
+    """squeue's part is played by a file; how a real cluster forgets takes minutes."""
+    shown = tmp_path / "shown"
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\ncat {shown}\n")
+    squeue.chmod(0o755)
+    commands = SlurmCommands({"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    objects, answers = ObjectStore(tmp_path / "objects"), []
+    queue = SlurmQueue(commands, objects, "slurm", timedelta(0), timedelta(0), lambda: answers.append(1))
+    wave = Wave(wave="w", machine_type="slurm", attempts=("a", "b", "c"))
+    queue.know(wave)
+    queue.add(wave, "7")
+
+    def show(*states: str) -> dict[str, tuple[str, Ended | None, bool]]:
+        rows = (f"7|{i}|{state}|n1|referee-w|0|5|None|\n" for i, state in enumerate(states) if state)
+        shown.write_text("".join(rows))
+        queue.poll()
+        return {entry.attempt: (entry.child.state, entry.told, entry.is_open) for entry in queue.entries}
+
+    show("COMPLETED", "RUNNING", "RUNNING")
+    forgotten = show("", "", "RUNNING")
+    assert forgotten == {"a": ("COMPLETED", None, False), "b": ("RUNNING", LOST, False), "c": ("RUNNING", None, True)}
+    assert show("", "RUNNING", "RUNNING")["b"] == ("RUNNING", None, True)  # it had only not been shown
+    assert len(answers) == 3
 
 
 def test_of_logs_the_newest_are_kept_for_a_time_and_none_of_an_open_job_goes(
