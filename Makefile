@@ -7,7 +7,7 @@ DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
 
 .PHONY: help demo demo-slurm demo-aws test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
-	bench-local bench-scores bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz chaos
+	bench-local bench-scores bench-bundle bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz chaos
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -66,6 +66,9 @@ bench-local: $(DEVELOPING)  ## 200 trivial containers through Referee against ba
 
 bench-scores: $(DEVELOPING)  ## Read, score and resample 4,200 submissions x 10,000 items
 	$(BIN)/python benchmarks/bench_scores.py
+
+bench-bundle: $(DEVELOPING)  ## Write and check the bundle of 4,200 submissions x 10,000 items
+	$(BIN)/python benchmarks/bench_bundle.py
 
 bench-coverage: $(DEVELOPING)  ## How often intervals and rank sets hold the truth, on 2,000 boards of each shape
 	$(BIN)/python benchmarks/bench_coverage.py
