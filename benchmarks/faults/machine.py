@@ -156,7 +156,7 @@ class MachineArena:
 def calm_down(folder: Path) -> None:
     """A busy machine may not make a time limit of what is none."""
     text = (folder / "challenge.toml").read_text(encoding="utf-8")
-    (folder / "challenge.toml").write_text(text.replace('"3s"', '"15s"'), encoding="utf-8")
+    (folder / "challenge.toml").write_text(text.replace('"3s"', '"8s"'), encoding="utf-8")
 
 
 def _left(folder: Path) -> dict[str, list[str]]:

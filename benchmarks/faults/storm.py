@@ -54,10 +54,10 @@ def drawn(kinds: Sequence[str], each: int, number: int, seed: int, name: str) ->
     return [order[(number * each + place) % len(order)] for place in range(each)]
 
 
-def storm(arena: Arena, number: int, seed: int, most: int) -> Report:
-    """One campaign, with `most` faults at most, and its judgement."""
+def storm(arena: Arena, number: int, seed: int) -> Report:
+    """One campaign, and its judgement."""
     chance = random.Random(f"{seed}:{arena.name}:{number}")  # noqa: S311 - the same
-    faults = drawn(arena.kinds, arena.each, number, seed, arena.name)[:most]
+    faults = drawn(arena.kinds, arena.each, number, seed, arena.name)
     try:
         struck, found = arena.campaign(number, faults, chance)
     except Exception as error:  # noqa: BLE001 - one campaign that cannot be judged is reported, and the others go on

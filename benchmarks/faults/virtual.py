@@ -58,6 +58,8 @@ _NODES, _SLOTS = 4, 2
 _MOST_PASSES = 3000
 _SHARE = 0.3  # of the passes, in which a fault strikes
 _EDGE = Decimal("0.00001")  # what is noted is rounded to a microsecond
+_ZOMBIE = "zombie that writes after it was declared lost"
+_TO_COME = {"reply lost after submission", "submission doubled", "submission delayed", _ZOMBIE}
 _CHALLENGE = """
 name = "chaos"
 [phases.private_test]
@@ -143,7 +145,7 @@ class FrailEngine(MemoryEngine):
         zombie = None
         if self.zombies:
             self.zombies -= 1
-            self.happened["zombie that writes after it was declared lost"] += 1
+            self.happened[_ZOMBIE] += 1
             zombie = 30 + 300 * chance.random()
         if value % 7 == 3:
             return Play(took, Verdict.NONZERO_EXIT, zombie_seconds=zombie)
@@ -184,7 +186,7 @@ class _Campaign:
             "reply lost after submission": lambda: self._next("reply lost after submission", Faults(lose_reply=1.0)),
             "submission doubled": lambda: self._next("submission doubled", Faults(double=1.0)),
             "submission delayed": lambda: self._next("submission delayed", Faults(delay=1.0, delay_seconds=90.0)),
-            "zombie that writes after it was declared lost": self._zombie,
+            _ZOMBIE: self._zombie,
             "database server restarted": self._restart_database,
             "database session ended": self._end_sessions,
             "ledger locked by another program": self._lock_ledger,
@@ -192,7 +194,8 @@ class _Campaign:
 
     def run(self, faults: Sequence[str]) -> Counter[str]:
         """Until every evaluation has ended by its submission's own doing."""
-        pressed = Pressed(faults, self.strikes())
+        # What happens to a submission or a worker to come is ordered first, while there are any to come.
+        pressed = Pressed(sorted(faults, key=lambda kind: kind not in _TO_COME), self.strikes())
         passes = 0
         while passes < _MOST_PASSES:
             try:
@@ -332,10 +335,7 @@ class VirtualArena:
         made = _Campaign(self, folder, self._tables(faults, number), chance)
         struck = made.run(faults)
         # What was ordered of a submission or worker that never came did not happen.
-        for kind in (
-            "zombie that writes after it was declared lost",
-            *(kind for kind, _ in made.engine.next_submission),
-        ):
+        for kind in (_ZOMBIE, *(kind for kind, _ in made.engine.next_submission)):
             struck[kind] = made.engine.happened[kind]
         struck += Counter()
         return struck, self._evidence(made, findings(made.workspace, said_here(folder)))

@@ -18,7 +18,7 @@ from board_world import REFEREE, SUBMISSIONS, copy_challenge, leftovers, make_ch
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-FAULTS, KINDS = 22, 12
+FAULTS, KINDS = 18, 12
 KILLS = 8
 FEW = {name: SUBMISSIONS[name] for name in ("half", "better", "slow", "exits", "endless", "eats memory", "nan")}
 
