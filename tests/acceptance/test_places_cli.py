@@ -84,6 +84,7 @@ def test_a_ledger_moves_and_comes_back(imported: Path, tmp_path: Path, postgresq
     assert (moved["to"], moved["earlier"]) == (url, False)
     again = as_json(folder, "ledger", "migrate", "--to", url)
     assert (again["earlier"], again["head"]) == (True, moved["head"])
+    assert "has arrived" in refused(folder, "ledger", "migrate", "--to", url, "--abandon", "We think better of it.")
     # The old one says where it went, and is read on.
     words = refused(folder, "run", "--phase", "private_test")
     assert url in " ".join(words.split())

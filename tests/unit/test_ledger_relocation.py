@@ -16,10 +16,10 @@ import pytest
 from ledger_histories import identity, imported, new_ledger, phase, small_campaign
 
 import postgresql_world
-from referee.errors import ConfigurationError, ConflictError, LedgerError
+from referee.errors import ConfigurationError, ConflictError, HostError, LedgerError
 from referee.ledger import Ledger, RiskAccepted, projections, queries, relocation
 from referee.ledger.moves import LedgerArrived, LedgerMoved
-from referee.ledger.relocation import Relocated, relocate
+from referee.ledger.relocation import Relocated, abandon, relocate
 from referee.ledger.store import database_at
 
 
@@ -193,3 +193,83 @@ def test_a_move_that_is_killed_is_completed_by_the_next(source: Ledger, target: 
         ledger.verify()
         kinds = [link.kind for link in ledger.links()[before:]]
     assert kinds == [LedgerMoved.kind, LedgerArrived.kind]
+
+
+# Calling a move off
+
+
+class KilledError(BaseException):
+    """The mover is gone, at once."""
+
+
+def closed_and_not_arrived(source: Ledger, target: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mover that was killed after it closed the old ledger."""
+
+    def vanish(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relocation, "_copy_identities", vanish)
+        patch.setattr(type(source), "arrive", vanish)  # nobody is left to open it again
+        with pytest.raises(KilledError):
+            move(source, target)
+    with pytest.raises(ConflictError, match="was moved to"):
+        source.append([RiskAccepted(name="closed")])
+
+
+def call_off(source: Ledger, place: Path | str, **how: bool) -> None:
+    with contextlib.closing(database_at(place)) as target:
+        abandon(source, target, "The server burnt.", **how)
+
+
+def test_a_move_that_never_arrived_is_called_off_and_nothing_is_lost(
+    source: Ledger, target: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, tables = source.links(), contents(source)
+    closed_and_not_arrived(source, target, monkeypatch)
+    call_off(source, target)
+    assert source.links()[: len(before)] == before
+    assert [link.kind for link in source.links()[len(before) :]] == [LedgerMoved.kind, LedgerArrived.kind]
+    assert source.events()[-1].event == LedgerArrived(
+        move=source.events()[-2].event.move,  # type: ignore[attr-defined]  # the one that closed it
+        abandoned="The server burnt.",
+    )
+    assert contents(source) == tables
+    source.append([RiskAccepted(name="it goes on")])
+    move(source, target)  # and it can be moved later
+    with Ledger.open(target) as ledger:
+        ledger.verify()
+        assert queries.accepted_risks(ledger) == ("it goes on",)
+
+
+def test_a_move_that_arrived_or_went_elsewhere_is_not_called_off(
+    source: Ledger, target: Path | str, tmp_path: Path, postgresql: postgresql_world.Server
+) -> None:
+    with pytest.raises(ConflictError, match="No move has closed"):
+        call_off(source, target)
+    move(source, target)
+    for lost in (False, True):
+        with pytest.raises(ConflictError, match="has arrived"):
+            call_off(source, target, lost=lost)
+    for third in (tmp_path / "third.sqlite", postgresql.fresh()):
+        with pytest.raises(ConflictError, match="was moved to"):
+            call_off(source, third, lost=True)
+    with pytest.raises(ConflictError, match="was moved to"):
+        source.append([RiskAccepted(name="twice")])
+
+
+def test_a_place_that_cannot_be_seen_is_lost_only_if_it_is_said(
+    source: Ledger, target: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_and_not_arrived(source, target, monkeypatch)
+
+    def silent(_: object) -> None:
+        raise HostError("Nobody answers there.", hint="Start it.")
+
+    monkeypatch.setattr(relocation, "_links_at", silent)
+    with pytest.raises(ConflictError, match=r"cannot be seen\. Nobody answers there\.") as refused:
+        call_off(source, target)
+    assert "--lost" in (refused.value.hint or "")
+    call_off(source, target, lost=True)
+    source.append([RiskAccepted(name="it goes on")])
+    source.verify()

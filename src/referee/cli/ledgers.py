@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, app
@@ -32,7 +34,14 @@ def rebuild(*, challenge: Folder = HERE) -> None:
 
 
 @ledger_app.command
-def migrate(*, to: str, challenge: Folder = HERE, json: AsJson = False) -> None:
+def migrate(
+    *,
+    to: str,
+    abandon: str | None = None,
+    lost: Annotated[bool, Parameter(negative="")] = False,
+    challenge: Folder = HERE,
+    json: AsJson = False,
+) -> None:
     """Move the ledger to another database: every event byte for byte, the names, and the tables made again.
 
     No controller may be at work. What is moved is compared before it counts; the old ledger can be read on, but nothing
@@ -44,9 +53,21 @@ def migrate(*, to: str, challenge: Folder = HERE, json: AsJson = False) -> None:
         The address of a PostgreSQL database (`postgresql://USER@HOST/DATABASE`, where `?schema=NAME` names another
         schema than the challenge's name), or `sqlite` for the file in the challenge's folder. Passwords are read from
         ~/.pgpass.
+    abandon
+        Call off a move to that place that was not completed, for this reason; the ledger goes on where it was.
+    lost
+        With --abandon: that place cannot be looked at, because it is lost for good.
     """
     workspace = Workspace.open(challenge)
-    moved = workspace.home.move(workspace.home.file if to == "sqlite" else to)
+    place = workspace.home.file if to == "sqlite" else to
+    if abandon is not None:
+        head = workspace.home.abandon(place, abandon, lost=lost)
+        if json:
+            screen.print_json({"abandoned": to, "events": head.seq, "head": head.hash})
+        else:
+            screen.say(f"The move was called off; the ledger goes on here: {head.seq} events, head {head.hash}.")
+        return
+    moved = workspace.home.move(place)
     here = moved.where == workspace.home.file
     if json:
         facts = {"to": str(moved.where), "events": moved.head.seq, "head": moved.head.hash, "earlier": moved.earlier}

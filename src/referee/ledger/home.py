@@ -11,8 +11,9 @@ from referee.durable import make_once
 from referee.errors import ConflictError
 from referee.ledger import queries
 from referee.ledger.addresses import with_schema
+from referee.ledger.chain import Head
 from referee.ledger.database import MissingLedgerError
-from referee.ledger.relocation import Relocated, relocate
+from referee.ledger.relocation import Relocated, abandon, relocate
 from referee.ledger.store import Ledger, database_at
 
 LEDGER_NAME = "ledger.sqlite"
@@ -116,3 +117,17 @@ class LedgerHome:
                 return relocate(ledger, target)
             finally:
                 target.close()
+
+    def abandon(self, place: Path | str, reason: str, *, lost: bool) -> Head:
+        """Call off a move to that place that was not completed (`relocation.abandon`)."""
+        if isinstance(place, str):
+            place = with_schema(place, self.challenge.name)
+        with self.open() as ledger:
+            target = database_at(place)
+            try:
+                head = abandon(ledger, target, reason, lost=lost)
+            finally:
+                target.close()
+            if isinstance(ledger.where, Path):
+                self._campaign_file.unlink(missing_ok=True)
+            return head

@@ -18,6 +18,10 @@ class LedgerMoved(Event, kind="ledger.moved"):
 
 
 class LedgerArrived(Event, kind="ledger.arrived"):
-    """All events up to here, the names and the tables are in this database, and were found to be the same."""
+    """All events up to here, the names and the tables are in this database, and were found to be the same.
+
+    With `abandoned` the move was called off, for that reason: the chain goes on where it was before.
+    """
 
     move: Name
+    abandoned: str = ""

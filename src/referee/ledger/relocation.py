@@ -16,7 +16,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, insert, select
 
-from referee.errors import ConfigurationError, ConflictError, LedgerError
+from referee.errors import ConfigurationError, ConflictError, HostError, LedgerError
 from referee.ledger import projections
 from referee.ledger.addresses import is_address
 from referee.ledger.chain import Head, Link, verify_links
@@ -76,6 +76,48 @@ def relocate(source: Ledger, target: Database) -> Relocated:
         lock.release()
     with Ledger.open(target.where) as moved:
         return Relocated(target.where, moved.verify(), set_aside=set_aside)
+
+
+def abandon(source: Ledger, target: Database, reason: str, *, lost: bool = False) -> Head:
+    """Call off a move that was not completed: the chain goes on here, with a note of it. Nothing is taken out.
+
+    Args:
+        source: the ledger, closed by the move.
+        target: where it was to go.
+        reason: for the record.
+        lost: the new place cannot be looked at, and whoever calls this knows that it is lost for good.
+
+    Raises:
+        ConflictError: if no move has closed this ledger, it went to another place, it has arrived, or it cannot be seen
+            whether it has and `lost` is not said.
+    """
+    lock = source.database.lock()
+    lock.acquire(socket.gethostname())
+    try:
+        source.verify()
+        to: Literal["sqlite", "postgresql"] = "postgresql" if is_address(target.where) else "sqlite"
+        name = _pending(source, target, to)
+        if name is None:
+            raise ConflictError("No move has closed this ledger.", hint="There is nothing to call off.")
+        try:
+            arrived = _Move(source, target, to, name).has_arrived(_links_at(target))
+        except (HostError, LedgerError) as error:
+            if not lost:
+                raise ConflictError(
+                    f"Whether the ledger arrived at {target.name} cannot be seen. {error.message}",
+                    hint="Let it be seen. Only if it is lost for good, say so with --lost.",
+                ) from error
+            arrived = False
+        if arrived:
+            raise ConflictError(
+                f"The ledger has arrived at {target.name}; it goes on there.",
+                hint="Let [ledger] in challenge.toml name that place; from there it can be moved back.",
+            )
+        with source.database.writing(leading=True) as connection:
+            source.arrive(connection, name, abandoned=reason)
+    finally:
+        lock.release()
+    return source.verify()
 
 
 @dataclass

@@ -193,9 +193,9 @@ class Ledger:
         with self.database.writing(leading=True) as connection:
             self._write(connection, [LedgerMoved(move=move, to=to)], None)
 
-    def arrive(self, connection: Connection, move: str) -> None:
-        """Open the chain again after a move, in a transaction of the caller (`relocation`)."""
-        self._write(connection, [LedgerArrived(move=move)], None)
+    def arrive(self, connection: Connection, move: str, *, abandoned: str = "") -> None:
+        """Open the chain again after a move, or because it was abandoned, in a transaction of the caller."""
+        self._write(connection, [LedgerArrived(move=move, abandoned=abandoned)], None)
 
     def _moved(self, last: Link) -> ConflictError:
         place = (
