@@ -50,7 +50,9 @@ class Season:
         failing: frozenset[str] = frozenset(),
         speeds: Mapping[str, Mapping[str, float]] | None = None,
         cpus_used: float = 0.5,
+        failing_as: Verdict = Verdict.NONZERO_EXIT,
     ) -> None:
+        self.failing_as = failing_as
         self.speeds, self.cpus_used = dict(speeds or {}), cpus_used
         self.specs: list[AttemptSpec] = []
         self.stage = Stage(folder, count=len(seconds), text=text)
@@ -68,7 +70,7 @@ class Season:
         failed = spec.submission in self.failing
         return Play(
             seconds=seconds,
-            verdict=Verdict.NONZERO_EXIT if failed else Verdict.OK,
+            verdict=self.failing_as if failed else Verdict.OK,
             predictions=b"filename,label\na.mp4,0.5\n",
             rows=1,
             measurements=Measurements(

@@ -25,6 +25,7 @@ from referee.prospects.history import groups, history
 from referee.prospects.lessons import lessons, lessons_table
 from referee.prospects.outlook import outlook
 from referee.prospects.watch import Watch, forecast_made
+from referee.verdicts import Verdict
 
 HALF = frozenset(f"s-{number:03d}.test" for number in range(0, 60, 2))
 TWO_TYPES = (
@@ -298,6 +299,30 @@ def test_a_deadline_in_danger_is_said_with_what_would_help(tmp_path: Path) -> No
     assert calm is not None
     assert not calm.advice
     assert any("not at risk" in line for line in calm.sentences())
+
+
+def test_retries_of_what_could_not_be_told_are_named_where_time_is_short_and_nowhere_else(tmp_path: Path) -> None:
+    failing = frozenset(f"s-{number:03d}" for number in range(0, 40, 4))
+    season = Season(tmp_path, lengths(40), failing=failing, failing_as=Verdict.CANNOT_START)
+    short = season.stage.challenge.model_copy(update={"deadline": EPOCH + timedelta(minutes=30)})
+    said: list[tuple[int, str]] = []
+
+    def look(ledger: Ledger) -> None:
+        rows = queries.evaluations(ledger, "test")
+        again = sum(row.verdict is None and row.last_verdict is Verdict.CANNOT_START for row in rows)
+        ended = sum(row.verdict is not None for row in rows)
+        if ended < 5 or said or not again:
+            return
+        for challenge in (season.stage.challenge, short):
+            seen = outlook(challenge, ledger, "test", season.now)
+            assert seen is not None
+            said.extend((again, advice.proposal) for advice in seen.advice)
+
+    season.run(on_step=look)
+    assert said
+    for again, proposal_said in said:
+        assert again > 0
+        assert f"Stop {again} retries of what could not be told" in proposal_said
 
 
 def test_the_watch_records_forecasts_and_each_danger_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 # Fewer pairs say nothing of how different submissions are.
 LEAST_PAIRS = 3
@@ -80,7 +81,8 @@ def _speed(ratios: Mapping[str, float]) -> Speed:
     between = max(squares / (n + 1) - noise, 0.0)
     trust = between / (between + noise)
     shrunk = mean + trust * (logs - mean)
-    of_mean = squares / (n - 1) / n
+    # Student's t for a normal quantile: errors are used as normal ones, and of three pairs little is known.
+    of_mean = squares / (n - 1) / n * (float(special.stdtrit(n - 1, 0.95)) / 1.645) ** 2
     own = (trust * noise + (1 - trust) ** 2 * of_mean + _FEW_ITEMS**2) ** 0.5
     factors = np.exp(shrunk + between * (1 - trust) / 2)
     factor = float(factors.mean())
