@@ -7,7 +7,7 @@ lifts it once the image is mended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -84,6 +84,18 @@ class Enrolment:
                 on_done(results[-1])
             else:
                 fresh.append((row, blind))
+        with self.images.importing():
+            results += self._enrol_fresh(fresh, names, teams, on_done)
+        return results
+
+    def _enrol_fresh(
+        self,
+        fresh: Sequence[tuple[ManifestRow, str]],
+        names: Mapping[str, Identity],
+        teams: Mapping[str, str],
+        on_done: Callable[[Enrolled], None],
+    ) -> list[Enrolled]:
+        results: list[Enrolled] = []
         for row, blind, record in self._fetch(fresh):
             who = names.get(blind)
             identity = who or Identity.new(blind, teams[row.team], row.submission, row.team)

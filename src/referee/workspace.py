@@ -366,6 +366,7 @@ def challenge_text(challenge: Challenge) -> str:
 
     Keys stand in the order of the declaration and of the file: which public phase is the last one is told by it.
     """
-    # Where ledger and objects are kept is nothing that is judged by, and may change while it goes on.
+    # Where ledger and objects are kept is nothing that is judged by, and may change while it goes on; so may a cache.
     kept = challenge.model_dump(mode="json", exclude={"folder", "ledger", "objects"})
+    del kept["engine"]["image_cache"]
     return json.dumps(kept, separators=(",", ":"))

@@ -10,7 +10,7 @@ import pytest
 from board_world import busybox_image, make_challenge
 from image_layouts import layout, tar
 from referee.enrolment import Enrolled, Enrolment
-from referee.errors import LedgerError
+from referee.errors import ConflictError, LedgerError
 from referee.ledger import Ledger, queries
 from referee.submissions import BlindKey, read_manifest
 from referee.verdicts import Verdict
@@ -91,3 +91,21 @@ def test_what_was_imported_can_not_be_refused_afterwards(workspace: Workspace) -
         imported = queries.submissions(ledger)[0].submission
         with pytest.raises(LedgerError, match="was imported before"):
             ledger.append([event.event.model_copy(update={"submission": imported})])
+
+
+def test_nothing_is_pruned_before_it_is_recorded(workspace: Workspace) -> None:
+    refused = []
+
+    def prune(_: Enrolled) -> None:
+        with pytest.raises(ConflictError):
+            workspace.images.prune(list)
+        refused.append(True)
+
+    with workspace.ledger_or_new() as ledger:
+        key = BlindKey.open(workspace.state / "blind.key")
+        rows = read_manifest(workspace.challenge.folder / "submissions.csv", workspace.challenge.finals_per_team)
+        Enrolment(ledger, workspace.images, key, workspace.challenge.contract).enrol(rows, prune)
+        assert len(refused) == len(rows)
+        pruned = workspace.images.prune(lambda: {row.image for row in queries.submissions(ledger)})
+        assert pruned.images == ()
+        assert pruned.kept == 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from referee.challenge.section import Frozen
 from referee.units import Duration, Size
@@ -87,16 +87,25 @@ class AwsChoice(Frozen):
 class EngineChoice(Frozen):
     """Where attempts run, and how many side by side (`slots`; by default as many as CPUs and memory allow).
 
-    `machine` is the machine type that the engine `local` takes this machine for.
+    `machine` is the machine type that the engine `local` takes this machine for, and `image_cache` the most that
+    unpacked images may take on it (by default half of the disk); on a cluster that is the administrator's to say.
     """
 
     name: str = "local"
     slots: int | None = Field(default=None, gt=0)
     machine: str = "local"
+    image_cache: Size | None = Field(default=None, gt=0)
     order: Literal["random", "manifest"] = "random"
     seed: int = 0
     slurm: SlurmChoice | None = None
     aws: AwsChoice | None = None
+
+    @model_validator(mode="after")
+    def _cache_is_here(self) -> Self:
+        if self.image_cache is not None and self.name in {"slurm", "aws-batch"}:
+            where = "`cache` in the warden's settings (docs/slurm.md)" if self.name == "slurm" else "half of each disk"
+            raise ValueError(f"image_cache is for the engine local; with {self.name} it is {where}")
+        return self
 
 
 class SandboxChoice(Frozen):

@@ -23,6 +23,7 @@ GROUP_OF = {
     "confirm": "reproductions",
     "doctor": "challenges",
     "export": "exports",
+    "images": "images",
     "init": "challenges",
     "leaderboard": "scores",
     "ledger": "ledgers",

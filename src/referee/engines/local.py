@@ -366,4 +366,5 @@ def from_challenge(challenge: Challenge, objects: ObjectStore, node_folder: Path
         slots=challenge.engine.slots,
         hardware=None if gives_gpus(challenge.sandbox.level) else replace(this_machine(), gpus=()),
         level=challenge.sandbox.level,
+        cache_bytes=challenge.engine.image_cache,
     )

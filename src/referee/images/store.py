@@ -11,7 +11,8 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,7 @@ from referee.images.manifest import (
     strict_json,
 )
 from referee.images.model import ImageLostError, ImageRecord, LayerFacts, NoRoomError, digest_hex
+from referee.images.pruning import Pruned, importing, prune
 from referee.images.source import ImageSource, parse_source
 from referee.images.supply import blob_key, layer_key, record_key
 from referee.objects import AlreadyExistsError, ObjectStore
@@ -76,6 +78,7 @@ class ImageStore:
         mirror: ObjectStore | None = None,
     ) -> None:
         self._mirror = mirror
+        self._root = objects_folder
         self._blobs = objects_folder / "blobs" / "sha256"
         self._images = objects_folder / "images"
         self._layers = objects_folder / "layers"
@@ -139,6 +142,14 @@ class ImageStore:
             raise ImageLostError(f"The blob {digest} is missing from the store.", hint="Import its image again.")
         return path
 
+    def importing(self) -> AbstractContextManager[None]:
+        """Keep `prune` away for as long as the context lasts: until what is imported is pinned in the ledger."""
+        return importing(self._root)
+
+    def prune(self, pinned: Callable[[], Collection[str]], *, dry_run: bool = False) -> Pruned:
+        """Remove what no image that is `pinned` needs (`pruning.prune`). A mirror keeps what it has."""
+        return prune(self._root, pinned, dry_run=dry_run)
+
     def import_image(
         self, source: ImageSource | str, *, progress: Callable[[ImportProgress], None] = _silent
     ) -> ImageRecord:
@@ -156,7 +167,7 @@ class ImageStore:
         if isinstance(source, str):
             source = parse_source(source, Path.cwd())
         self._imports.sweep()
-        with self._disk_errors(), self._imports.room() as (folder, lock):
+        with self.importing(), self._disk_errors(), self._imports.room() as (folder, lock):
             record = self._import(source, folder, lock, progress)
         if self._mirror is not None:
             self._bring(record, self._mirror)
