@@ -19,11 +19,11 @@ from referee.engines.memory import Play
 from referee.ledger import Ledger, queries
 from referee.orders import Orders
 from referee.planning.pilot import PROBES_OF_A_KIND
-from referee.planning.planner import Wishes
+from referee.planning.planner import Wishes, make_plan
 from referee.planning.speeds import LEAST_PAIRS, Probe, speeds
 from referee.policy import Demand
 from referee.prospects import drawing, execution, fleet, probing, proposal
-from referee.prospects.history import history, spent_aside
+from referee.prospects.history import groups, history, spent_aside
 from referee.prospects.outlook import outlook
 from referee.prospects.speeds import Pace, paces, paces_table
 from referee.routing import NoRoute, Route, limits_on, route
@@ -287,6 +287,12 @@ def test_probes_are_on_the_bill_of_plan_outlook_and_budget(probed: Season) -> No
     official = sum(probed.seconds[name.split(".")[0]] for name in PILOT) / 3600 * 0.6
     assert spent == pytest.approx(official + usd, rel=1e-3)
     assert seen.forecast.cost.low > spent
+    known = groups(challenge, past, fleet.fleet(challenge), probed.now)
+    without, with_them = (
+        make_plan("c", "test", known, fleet.fleet(challenge), Wishes(aside_hours=hours, aside_usd=usd)).cost
+        for hours, usd in ((0.0, 0.0), (3.0, 10.0))
+    )
+    assert (with_them.low - without.low, with_them.mid - without.mid) == (10, 10)
 
 
 def test_jobs_go_to_machines_with_as_many_cpus_as_they_use(tmp_path: Path) -> None:
