@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEVELOPING := .venv/.developing
 EXAMPLE := examples/deepfake
+# A command is started thousands of times: where an environment forbids it, none would keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo demo-slurm demo-aws test lint unit docs hostile hostile-mutations test-v2 dfdc-replay clean \
 	bench-local bench-scores bench-bundle bench-coverage bench-isolation bench-plan bench-aws-calls check-cloud bench-fuzz chaos
