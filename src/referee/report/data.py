@@ -125,6 +125,8 @@ def report_data(
     names = {row.evaluation for row in mine}
     rested_on = {row.attempt for row in mine}  # after a rejudging, a further run's
     tried = [row for row in attempts if row.evaluation in names or row.attempt in rested_on]
+    # The pilot's probes bear no result, but cost money: further runs called like the official one, with a series behind.
+    probes = [row for row in attempts if f".{board.phase}.probe-" in row.evaluation]
     return ReportData(
         title=challenge.title or challenge.name,
         phase=board.phase,
@@ -136,7 +138,7 @@ def report_data(
         attempts=len(tried),
         runs=_runs(mine, tried),
         failures=_failures(mine, tried),
-        bill=bill(tried, markets(challenge.machines)),
+        bill=bill((*tried, *probes), markets(challenge.machines)),
         wall_limit=challenge.limits.wall_time,
         memory_limit_bytes=challenge.limits.memory,
         facts=tuple(facts),
