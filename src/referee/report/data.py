@@ -125,7 +125,7 @@ def report_data(
     names = {row.evaluation for row in mine}
     rested_on = {row.attempt for row in mine}  # after a rejudging, a further run's
     tried = [row for row in attempts if row.evaluation in names or row.attempt in rested_on]
-    # The pilot's probes bear no result, but cost money: further runs called like the official one, with a series behind.
+    # The pilot's probes bear no result, but cost money; they are called like the official run, with a series behind.
     probes = [row for row in attempts if f".{board.phase}.probe-" in row.evaluation]
     return ReportData(
         title=challenge.title or challenge.name,
