@@ -132,15 +132,20 @@ def test_of_logs_the_newest_are_kept_for_a_time_and_none_of_an_open_job_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_logs, "MOST_KEPT", 3)
-    logs, now = JobLogs(tmp_path / "slurm"), time.time()
-    for index, (words, age_days) in enumerate([("x", 0), ("", 0), ("x", 40), ("x", 1), ("x", 2), ("x", 3), ("", 50)]):
-        place = tmp_path / "slurm" / f"w.{index}.log"
-        place.write_text(words)
-        os.utime(place, (now, now - age_days * 86400))
-    (tmp_path / "slurm" / "notes.txt").write_text("somebody's")
-    logs.sweep([replace(CHILD, index=6)])
-    kept = {path.name for path in (tmp_path / "slurm").iterdir()}
-    assert kept == {"w.0.log", "w.3.log", "w.4.log", "w.6.log", "notes.txt"}
+    folder, logs, now = tmp_path / "slurm", JobLogs(tmp_path / "slurm"), time.time()
+
+    def after(*found: tuple[str, int]) -> set[str]:
+        for index, (words, age_days) in enumerate(found):
+            place = folder / f"w.{index}.log"
+            place.write_text(words)
+            os.utime(place, (now, now - age_days * 86400))
+        logs.sweep([replace(CHILD, index=3)])
+        return {path.name for path in folder.iterdir()}
+
+    (folder / "notes.txt").write_text("somebody's")
+    assert after(("x", 0), ("", 0), ("x", 31), ("", 50)) == {"w.0.log", "w.3.log", "notes.txt"}
+    newest = {"w.0.log", "w.1.log", "w.3.log", "w.4.log", "notes.txt"}
+    assert after(("x", 0), ("x", 2), ("x", 9), ("x", 50), ("x", 1)) == newest
     assert logs.last_words(replace(CHILD, index=0)) == "The job's last words: x"
     logs.remove(replace(CHILD, index=0))
     assert not logs.exists(replace(CHILD, index=0))
