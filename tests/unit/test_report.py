@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 from scoring_rows import WHEN, attempt, evaluation, score
 
 from referee.challenge import Challenge, Limits, MachineType, Phase, UncertaintyChoice
+from referee.engines.machine_lives import MachineLife
 from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.report import ReportData, pictures, render_report, report_data
 from referee.report.bill import bill
+from referee.report.machine_bill import machine_bill
 from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
 from referee.scoring.leaderboard import leaderboard, unblinded
 from referee.scoring.metric import constant_half, find_metric
@@ -360,3 +363,28 @@ def test_pictures_without_data_are_left_out() -> None:
     assert pictures.failures([]) is None
     assert pictures.memory([], 1) is None
     assert pictures.runtimes([], 1) is None
+
+
+def test_machines_that_were_hired_are_on_the_bill_for_their_whole_lives() -> None:
+    def at(minutes: float) -> datetime:
+        return WHEN + timedelta(minutes=minutes)
+
+    rows = [
+        replace(attempt(evaluation(f"s-{place}")), node="i-1", started_at=at(begin), ended_at=at(begin + 20))
+        for place, begin in enumerate((5, 30))
+    ]
+    lives = [
+        MachineLife(node="i-1", machine_type="g4dn.xlarge", launched_at=at(0), seen_at=at(60), gone=True),
+        MachineLife(node="i-2", machine_type="g4dn.xlarge (spot)", launched_at=at(0), seen_at=at(6), gone=True),
+    ]
+    prices = {
+        name: MachineType(cpus=4, memory=2**34, price=Decimal("0.60")) for name in {x.machine_type for x in lives}
+    }
+    found = replace(example(), machine_bill=machine_bill(lives, rows, prices))
+    text = " ".join(Page(render_report(found)).text.split())
+    assert "The machines, from launch to end" in text
+    # An hour and six minutes at 0.60: forty minutes of runs, five and six of boot, five idle, ten of tail.
+    assert "boot and pull idle between idle tail" in text
+    assert "$0.66" in text
+    assert "s-0 0.333 h, $0.20; s-1 0.333 h, $0.20." in text
+    assert "from launch to end" not in Page(render_report(example())).text

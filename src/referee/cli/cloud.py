@@ -18,7 +18,9 @@ from referee.cloud.smoke import NOT_RUN, smoke
 from referee.cloud.stack import Account
 from referee.cloud.template import template
 from referee.engines import aws_batch
+from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_fleet import fleet_of
+from referee.engines.aws_batch_lives import Lives
 from referee.engines.machine_lives import noted_lives
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import queries
@@ -165,6 +167,11 @@ def bill(
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         attempts = queries.attempts(ledger)
+    if (choice := workspace.challenge.engine.aws) is not None:
+        # What has ended since the controller looked last: a machine outlives the last attempt on it.
+        calls = BatchCalls(choice.region, choice.profile)
+        if Lives(calls, workspace.objects, aws_batch.NAME, choice.stack).look() is None:
+            screen.note("AWS gave no answer: this is as the machines were seen last.")
     lives = noted_lives(workspace.objects, aws_batch.NAME)
     found = machine_bill(lives, attempts, markets(workspace.challenge.machines))
     if by == "type":
@@ -189,6 +196,8 @@ def bill(
             for (kind, name, hours), cost in zip(rows, costs, strict=True)
         ],
     )
+    if unseen := sum(life.end_unknown for life in lives):
+        screen.say(f"{unseen} machines ended while nobody looked; they count until they were known to be there last.")
     up = sum(not life.gone for life in lives)
     total = sum((cost for cost in costs if cost is not None), Decimal(0))
     screen.say(f"{len(lives)} machines, {up} of them up when last seen: ${total:,.2f} at the prices of challenge.toml.")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from referee.challenge import markets
 from referee.cli import screen
 from referee.cli.app import HERE, AsJson, Folder, Unblind, app
 from referee.cli.gate import refuse_sealed
+from referee.engines.machine_lives import noted_lives
 from referee.errors import CheckFailedError, ConfigurationError
 from referee.ledger import IdentitiesUnblinded, Ledger, queries
 from referee.reproductions import reproduction_phase, standing
@@ -22,6 +24,7 @@ from referee.scoring.standings import Standings
 from referee.workspace import Workspace
 
 if TYPE_CHECKING:
+    from referee.report.machine_bill import MachineBill
     from referee.report.review import Review
 
 _GROUPED = 5  # more columns do not fit a terminal; the JSON holds all
@@ -258,10 +261,20 @@ def report(
             analysis=workspace.analysis(ledger, board.phase) if analysis and board.rows else None,
             hindsight=hindsight(workspace.challenge, ledger, board.phase, queries.last_event_time(ledger)),
             review=_review(workspace, ledger, board.phase),
+            machine_bill=_machine_bill(workspace, ledger),
         )
     target = output or workspace.challenge.folder / "report.html"
     target.write_text(render_report(data), encoding="utf-8")
     screen.say(f"Wrote {target}.")
+
+
+def _machine_bill(workspace: Workspace, ledger: Ledger) -> MachineBill | None:
+    from referee.report.machine_bill import machine_bill  # noqa: PLC0415 - with the report
+
+    if workspace.challenge.engine.aws is None:
+        return None
+    lives = noted_lives(workspace.objects, workspace.challenge.engine.name)
+    return machine_bill(lives, queries.attempts(ledger), markets(workspace.challenge.machines))
 
 
 def _review(workspace: Workspace, ledger: Ledger, phase: str) -> Review:

@@ -11,6 +11,7 @@ from referee.challenge import Challenge, markets
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.prospects.hindsight import Hindsight
 from referee.report.bill import Bill, bill
+from referee.report.machine_bill import MachineBill
 from referee.report.review import Review
 from referee.scoring.analysis import Analysis
 from referee.scoring.leaderboard import Leaderboard
@@ -61,6 +62,7 @@ class ReportData:
         runs: one for each evaluation that has ended and was measured.
         failures: by verdict, the most frequent first.
         bill: what it cost.
+        machine_bill: what the engine's machines cost over their lives, for all phases; None where it hires none.
         wall_limit: the challenge's limit of wall time, on the reference machine.
         memory_limit_bytes: the challenge's limit of memory.
         facts: further lines of small print, as (what, value).
@@ -90,6 +92,7 @@ class ReportData:
     analysis: Analysis | None = None
     hindsight: Hindsight | None = None
     review: Review = field(default_factory=Review)
+    machine_bill: MachineBill | None = None
 
 
 def report_data(
@@ -105,6 +108,7 @@ def report_data(
     analysis: Analysis | None = None,
     hindsight: Hindsight | None = None,
     review: Review | None = None,
+    machine_bill: MachineBill | None = None,
 ) -> ReportData:
     """What there is to say about `board.phase`.
 
@@ -120,6 +124,7 @@ def report_data(
         analysis: what the scores are worth (`scoring.analysis.analyse_phase`).
         hindsight: what was forecast and what came (`prospects.hindsight`).
         review: reproduction, rejudgings and confirmations (`report.review.review`).
+        machine_bill: of the machines that the engine hired (`report.machine_bill.machine_bill`).
     """
     mine = [row for row in evaluations if row.phase == board.phase]
     names = {row.evaluation for row in mine}
@@ -147,6 +152,7 @@ def report_data(
         analysis=analysis,
         hindsight=hindsight,
         review=review or Review(),
+        machine_bill=machine_bill,
     )
 
 

@@ -39,6 +39,16 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BillOfType:
+    """One machine type's hours by use, and in total, with their cost at its price."""
+
+    machine_type: str
+    hours: Mapping[Use, Fraction]
+    total: Fraction
+    usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class MachineBill:
     """Machine hours and money. Hours are exact fractions; money is rounded to a millionth of a dollar at the end.
 
@@ -59,6 +69,37 @@ class MachineBill:
             return None
         exact = Fraction(price) * hours
         return (Decimal(exact.numerator) / Decimal(exact.denominator)).quantize(_SIX_PLACES)
+
+    @property
+    def uses(self) -> list[Use]:
+        """What there was time for, in `Use`'s order."""
+        return [use for use in Use if any(use is other for _, other in self.hours)]
+
+    def rows(self) -> list[BillOfType]:
+        """A row for each machine type, the dearest first."""
+        found = []
+        for kind in {kind for kind, _ in self.hours}:
+            hours = {use: self.hours.get((kind, use), Fraction(0)) for use in Use}
+            total = sum(hours.values(), Fraction(0))
+            found.append(BillOfType(kind, hours, total, self.usd(kind, total)))
+        return sorted(found, key=lambda row: (-(row.usd or 0), -row.total, row.machine_type))
+
+    def usd_of(self, use: Use | None = None) -> Decimal | None:
+        """What went into a use, or all of it, on all types; None if a type that was used has no price."""
+        costs = [self.usd(kind, hours) for (kind, other), hours in self.hours.items() if use in {None, other}]
+        return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+
+    def dearest(self, count: int) -> list[tuple[str, Fraction, Decimal]]:
+        """The submissions whose attempts took most: name, hours, money; of types that have a price."""
+        hours: dict[str, Fraction] = defaultdict(Fraction)
+        costs: dict[str, Decimal] = defaultdict(Decimal)
+        for (kind, name), taken in self.by_submission().items():
+            cost = self.usd(kind, taken)
+            hours[name] += taken
+            costs[name] += cost or 0
+        return sorted(((name, hours[name], costs[name]) for name in hours), key=lambda row: (-row[2], -row[1], row[0]))[
+            :count
+        ]
 
     def by_submission(self) -> dict[tuple[str, str], Fraction]:
         """By machine type and submission, what its attempts took."""

@@ -99,6 +99,7 @@ def _environment() -> Environment:
         "size": format_size,
         "usd": _usd,
         "hours": lambda value: f"{value:,.2f}" if value < 10 else f"{value:,.0f}",
+        "exact_hours": lambda value: f"{float(value):,.3f}",
         "spoken": lambda name: str(name).replace("_", " "),
         "change": _change,
         "machines_in_words": machines_in_words,
