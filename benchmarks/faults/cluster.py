@@ -24,7 +24,8 @@ from faults.machine import FEW, Controller, calm_down
 from faults.storm import PHASE, Pressed, until_it_ends
 from faults.witness import Witness
 from referee.workspace import Workspace
-from slurm_world import UID, Cluster, Operator, SlurmError, operator, running_cluster
+from slurm_cluster import UID, Cluster, SlurmError, running_cluster
+from slurm_world import Operator, operator
 
 _UP_SECONDS = 30.0
 

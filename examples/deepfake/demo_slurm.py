@@ -22,7 +22,8 @@ REFEREE = Path(sys.executable).with_name("referee")
 PHASE = "private_test"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from slurm_world import Operator, missing_programs, operator, running_cluster  # noqa: E402 - found by the line above
+from slurm_cluster import missing_programs, running_cluster  # noqa: E402 - found by the line above
+from slurm_world import Operator, operator  # noqa: E402 - the same
 
 
 def step(title: str) -> None:

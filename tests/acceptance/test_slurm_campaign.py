@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from board_world import SUBMISSIONS, cgroups_of_referee, make_challenge, referee
-from slurm_world import Operator, SlurmError, operator, running_cluster
+from slurm_cluster import SlurmError, running_cluster
+from slurm_world import Operator, operator
 
 pytestmark = pytest.mark.containers
 

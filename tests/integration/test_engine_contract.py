@@ -18,7 +18,8 @@ from referee.objects import AlreadyExistsError
 from referee.verdicts import Verdict
 from referee.worker.claims import claim_key
 from referee.worker.publishing import RESULT, Files, publish, result_key
-from slurm_world import Cluster, running_cluster, slurm_world
+from slurm_cluster import Cluster, running_cluster
+from slurm_world import slurm_world
 from worker_world import GOOD, LIMITS, World, make_world
 
 PATIENCE = 400  # rounds of waiting

@@ -7,8 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +26,8 @@ from referee.verdicts import Blame, Verdict, blame
 from referee.worker.claims import claim_key
 from referee.worker.lock import read_holder
 from referee.worker.publishing import LOG, result_key
-from slurm_world import CONFINES_DEVICES, UID, Cluster, SlurmError, running_cluster, running_warden, slurm_world
+from slurm_cluster import CONFINES_DEVICES, Cluster, SlurmError, running_cluster
+from slurm_world import running_warden, slurm_world
 from worker_world import GOOD, LIMITS, World, eventually, traces
 
 pytestmark = pytest.mark.containers
@@ -485,99 +484,7 @@ def test_without_a_warden_the_attempt_is_lost_with_the_reason(place: tuple[World
     assert "No warden answers" in seen.reason
 
 
-# Attacks on the warden
-
-
-def _ask(
-    place: Path, message: bytes, *, uid: int = UID, send_socket: bool = True, pause_seconds: float = 0.0
-) -> dict[str, object]:
-    """What the warden answers a process that is in no job."""
-    program = (
-        "import os, socket, sys, time\n"
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1])\n"
-        "time.sleep(float(sys.argv[4]))\n"
-        "a, b = socket.socketpair()\n"
-        "socket.send_fds(s, [sys.argv[2].encode()], [b.fileno()] if sys.argv[3] else [])\n"
-        "print(s.recv(65536).decode())\n"
-    )
-    words = [
-        "/usr/bin/python3",
-        "-c",
-        program,
-        str(place),
-        message.decode(),
-        "yes" if send_socket else "",
-        str(pause_seconds),
-    ]
-    done = subprocess.run(
-        words, capture_output=True, text=True, user=uid, group=uid, extra_groups=[], cwd="/", check=True, timeout=30
-    )
-    answer = json.loads(done.stdout)
-    assert isinstance(answer, dict)
-    return answer
-
-
-REQUEST = json.dumps({"attempt": "s-000000.p.1", "job": "slurm/1_0", "node": "n"}).encode()
-
-
-def test_the_warden_serves_nobody_outside_of_a_job(place: tuple[World, Make]) -> None:
-    world, _ = place
-    answer = _ask(world.folder / "warden.sock", REQUEST)
-    assert "no Slurm job's control groups" in str(answer["refused"])
-    assert list(world.node.glob("run/*/box")) == []
-
-
-def test_the_warden_serves_only_those_who_are_named(place: tuple[World, Make]) -> None:
-    world, _ = place
-    assert "not among the users" in str(_ask(world.folder / "warden.sock", REQUEST, uid=65533)["refused"])
-
-
-def test_who_is_refused_reads_why_however_late_he_asks(place: tuple[World, Make]) -> None:
-    """A stranger who is answered before he asked may find the connection reset instead of the answer."""
-    world, _ = place
-    answer = _ask(world.folder / "warden.sock", REQUEST, uid=65533, pause_seconds=0.5)
-    assert "not among the users" in str(answer["refused"])
-
-
-def test_strangers_who_say_nothing_do_not_pile_up(place: tuple[World, Make]) -> None:
-    world, _ = place
-    program = (
-        "import socket, sys\n"
-        "def connect():\n"
-        "    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1]); return s\n"
-        "first, *others = [connect() for _ in range(100)]\n"
-        "print(first.recv(65536).decode())\n"
-    )
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", program, str(world.folder / "warden.sock")],
-        capture_output=True,
-        text=True,
-        user=65533,
-        group=65533,
-        extra_groups=[],
-        cwd="/",
-        check=False,
-        timeout=30,
-    )
-    assert "not among the users" in done.stdout, done.stderr
-    assert "no Slurm job's control groups" in str(_ask(world.folder / "warden.sock", REQUEST)["refused"])
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"not json",
-        b"[]",
-        b'{"attempt": "a", "command": "/bin/sh"}',
-        b'{"attempt": "../../etc", "job": "j", "node": "n"}',
-        b'{"attempt": 1, "job": "j", "node": "n"}',
-        b'{"attempt": "s-1.p.1", "job": "j", "node": "n", "gpus": ["GPU-1"]}',
-    ],
-)
-def test_odd_requests_are_refused_and_the_warden_goes_on(place: tuple[World, Make], message: bytes) -> None:
-    world, _ = place
-    assert "refused" in _ask(world.folder / "warden.sock", message)
-    assert "refused" in _ask(world.folder / "warden.sock", REQUEST, send_socket=False)
+# The warden
 
 
 def test_whoever_connects_and_says_nothing_keeps_nobody_waiting(place: tuple[World, Make]) -> None:
@@ -589,17 +496,6 @@ def test_whoever_connects_and_says_nothing_keeps_nobody_waiting(place: tuple[Wor
         [job] = engine.submit([spec])
         end_of(engine, job)
         assert world.result(spec) is not None
-
-
-def test_a_file_that_others_may_write_is_not_obeyed(cluster: Cluster, tmp_path: Path) -> None:
-    place = tmp_path / "warden.toml"
-    place.write_text('users = ["nobody"]\n')
-    place.chmod(0o666)
-    done = subprocess.run(
-        [sys.executable, "-m", "referee.worker.warden", str(place)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "can be written by others" in done.stderr
 
 
 def test_risks_that_the_machine_s_owner_does_not_accept_end_the_attempt(place: tuple[World, Make]) -> None:
