@@ -21,9 +21,10 @@ import boto3
 from batch_stand_in import REGION, BatchStandIn, Host, Kind, serving
 from referee.challenge import MachineType
 from referee.cloud.alarms import TOLD
-from referee.engines.aws_batch import AwsBatchEngine, Patience, Stack
+from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_fleet import Fleet
+from referee.engines.aws_batch_stack import Patience, Stack
 from worker_world import LIMITS, World, make_world, proofs, watch_leaves
 
 STACK, NODE_FOLDER = "stand-in", "/var/lib/referee"

@@ -22,10 +22,10 @@ from referee.cloud.compute import NODE_FOLDER
 from referee.cloud.stack import Account, StackState
 from referee.cloud.storage import ONCE, READ_BY_WORKERS, WRITTEN_BY_WORKERS
 from referee.cloud.template import template
-from referee.engines.aws_batch import Stack
 from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_events import HIDDEN_SECONDS
 from referee.engines.aws_batch_heartbeat import Heartbeat
+from referee.engines.aws_batch_stack import Stack
 from referee.errors import ConfigurationError, ConflictError
 
 CHALLENGE = """

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from referee.attempts import AttemptSpec
 from referee.challenge import Challenge, Limits, MachineType
@@ -21,7 +18,10 @@ from referee.engines.aws_batch_calls import BatchCalls, ThrottledError, Unanswer
 from referee.engines.aws_batch_fleet import Fleet, fleet_of
 from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Child, Following
 from referee.engines.aws_batch_heartbeat import Heartbeat
-from referee.engines.aws_batch_lives import TAG, Lives
+from referee.engines.aws_batch_jams import Jams
+from referee.engines.aws_batch_lives import Lives
+from referee.engines.aws_batch_request import JOB_PREFIX, job_name, limit_seconds, submission
+from referee.engines.aws_batch_stack import Patience, Stack, patience_of, stack_of
 from referee.engines.contract import Capacity, Job, JobState, Observation
 from referee.engines.machine_lives import MachineLife
 from referee.engines.waves import Wave, record_wave, recorded_waves
@@ -37,51 +37,10 @@ MOST_CHILDREN = 10_000  # of an array; at least 2, so one attempt alone is a job
 
 _SHORTEST_PAUSE_SECONDS = 0.05
 _FRESH = "a fresh instance"
-_JOB_PREFIX = "referee-"
-_STAGING_SECONDS = 3600  # beside the submission's own time: boot of the worker, images, data, the result
 _CLAIM_LIMIT_BYTES = 1 << 16
 _UNANSWERED_SECONDS = 300.0
 _LOOKS_PER_NOTE = 3  # machines are noted more seldom than jobs are looked up: AWS tells of an end for an hour
-_IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
-_LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
-_ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try again later."
 _STATES = {WAITING: JobState.WAITING, RUNNING: JobState.RUNNING, ENDED: JobState.ENDED}
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """What the CloudFormation stack made, as the engine needs it.
-
-    Attributes:
-        name: of the stack; queues are called by it and the machine type (`Fleet.queue`).
-        definition: of the job that is a worker.
-        events_url: of the queue that state changes come to; None: they are looked up.
-        node_folder: where a machine's own folder is seen by jobs.
-        heartbeat_alarm: which rings when no heartbeat comes; None: none is sent.
-    """
-
-    name: str
-    definition: str
-    events_url: str | None = None
-    node_folder: str = "/var/lib/referee"
-    heartbeat_alarm: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """For how long what is waited for (seconds).
-
-    Attributes:
-        listen: between two times that events are fetched.
-        look: between two times that states are looked up, because events may be lost.
-        longest_wait: for a machine, while nothing of the queue moves; then the jobs are taken back.
-        blocked: how long a machine type that could not be had is left alone.
-    """
-
-    listen: float = 60.0
-    look: float = 300.0
-    longest_wait: float = 3600.0
-    blocked: float = 3600.0
 
 
 class AwsBatchEngine:
@@ -124,16 +83,14 @@ class AwsBatchEngine:
         self._arrays_of: dict[str, list[tuple[Array, int]]] = {}  # an attempt may have been submitted more than once
         self._nodes: dict[str, str] = {}
         self._thrown_away: set[str] = set()
-        self._blocked: dict[str, tuple[float, str]] = {}
-        self._never_begins: set[int] = set()
+        self._jams = Jams(calls, self._following, stack, fleet, self._patience, clock)
         self._recovered = False
 
     # What there is
 
     def machines(self) -> Mapping[str, MachineType]:
         """The machine types; one that cannot be had now is left out where another can do its work."""
-        self._unblock()
-        return self._fleet.offered(set(self._blocked))
+        return self._fleet.offered(self._jams.blocked())
 
     def nodes(self) -> Sequence[str]:
         """The machines that were seen; and always a fresh one, because the fleet follows the work."""
@@ -142,22 +99,21 @@ class AwsBatchEngine:
     def capacity(self) -> Capacity:
         """How many more attempts are taken: whole waves, so that thousands of attempts are tens of submissions."""
         self._recover()
-        self._unblock()
+        blocked = self._jams.blocked()
         open_now = dict.fromkeys(self._fleet.machines, 0)
         for array in self._following.arrays.values():
             name = self._fleet.of_queue(self._stack.name, array.queue)
             open_now[name] += array.count(WAITING) + array.count(RUNNING)
         return Capacity(
             {
-                name: 0 if name in self._blocked else self._fleet.room(name, self._limits, count)
+                name: 0 if name in blocked else self._fleet.room(name, self._limits, count)
                 for name, count in open_now.items()
             }
         )
 
     def troubles(self) -> list[str]:
         """What keeps work from going on, and how it is mended."""
-        self._unblock()
-        found = [trouble for _, trouble in self._blocked.values()]
+        found = list(self._jams.blocked().values())
         since = self._following.unanswered_since
         if since is not None and self._clock() - since > _UNANSWERED_SECONDS:
             minutes = int((self._clock() - since) / 60)
@@ -189,7 +145,7 @@ class AwsBatchEngine:
         """What Batch said last of each job, at most some minutes ago."""
         self._recover()
         self._following.refresh()
-        self._take_back_stuck()
+        self._jams.clear()
         return [self._observe(job) for job in jobs]
 
     def cancel(self, jobs: Sequence[Job]) -> None:
@@ -252,7 +208,7 @@ class AwsBatchEngine:
         groups: dict[tuple[object, ...], dict[str, AttemptSpec]] = {}
         for spec in specs:
             if spec.attempt not in self._arrays_of:
-                key = (spec.machine_type, spec.gpus, spec.limits.cpus, spec.limits.memory, _limit_seconds(spec))
+                key = (spec.machine_type, spec.gpus, spec.limits.cpus, spec.limits.memory, limit_seconds(spec))
                 groups.setdefault(key, {}).setdefault(spec.attempt, spec)
         for alike in groups.values():
             rows = list(alike.values())
@@ -264,40 +220,17 @@ class AwsBatchEngine:
         wave = record_wave(self._objects, NAME, specs)
         self._waves[wave.wave] = wave
         try:
-            job = self.calls.submit(self._request(wave, queue, specs[0]))
+            job = self.calls.submit(submission(wave, specs[0], self._stack, self._fleet, self._objects.location))
         except ThrottledError:
             raise
         except UnansweredError:
             # It may have been taken all the same: its name tells. If Batch does not show it yet, the controller submits
             # once more, and of two workers one gets the claim.
-            found = [job["jobId"] for job in self.calls.named(queue, _JOB_PREFIX + wave.wave)]
+            found = [job["jobId"] for job in self.calls.named(queue, job_name(wave.wave))]
             if not found:
                 raise
             job = found[0]
         self._follow(wave, job, queue)
-
-    def _request(self, wave: Wave, queue: str, spec: AttemptSpec) -> dict[str, Any]:
-        needs = self._fleet.needs(spec.machine_type, spec.limits, spec.gpus)
-        size = len(wave.attempts)
-        return {
-            "jobName": _JOB_PREFIX + wave.wave,
-            "jobQueue": queue,
-            "jobDefinition": self._stack.definition,
-            **({"arrayProperties": {"size": size}} if size > 1 else {}),
-            "retryStrategy": {"attempts": 1},
-            "timeout": {"attemptDurationSeconds": _limit_seconds(spec)},
-            "containerOverrides": {
-                "command": ["python", "-m", "referee.engines.aws_batch_child", self._stack.node_folder],
-                "environment": [
-                    {"name": "REFEREE_WAVE", "value": wave.wave},
-                    {"name": "REFEREE_OBJECTS", "value": self._objects.location},
-                    *([{"name": "REFEREE_ALONE", "value": "1"}] if self._fleet.alone else []),
-                ],
-                "resourceRequirements": [{"type": kind, "value": str(count)} for kind, count in needs.items()],
-            },
-            "propagateTags": True,
-            "tags": {TAG: self._stack.name, "referee-campaign": spec.campaign, "referee-phase": spec.phase},
-        }
 
     def _follow(self, wave: Wave, job: str, queue: str) -> None:
         array = self._following.follow(job, queue, len(wave.attempts))
@@ -312,10 +245,10 @@ class AwsBatchEngine:
             return
         for wave in recorded_waves(self._objects, NAME, list(self._waves)):
             self._waves[wave.wave] = wave
-        by_name = {_JOB_PREFIX + name: wave for name, wave in self._waves.items()}
+        by_name = {job_name(name): wave for name, wave in self._waves.items()}
         kinds = {wave.machine_type for wave in self._waves.values()} & set(self._fleet.machines)
         for queue in [self._fleet.queue(self._stack.name, kind) for kind in sorted(kinds)]:
-            for job in self.calls.named(queue, _JOB_PREFIX):
+            for job in self.calls.named(queue, JOB_PREFIX):
                 if (found := by_name.get(job["jobName"])) is not None:
                     self._follow(found, job["jobId"], queue)
         if not self._recovered or again:
@@ -335,7 +268,7 @@ class AwsBatchEngine:
             return Observation(job, JobState.UNKNOWN, None, "It was never submitted to this stack.")
         child = min(children, key=lambda child: (RUNNING, WAITING, ENDED).index(child.state))
         node = self._node_of(job.attempt) if child.state == ENDED else None
-        lost_as = Verdict.UNROUTABLE if id(child) in self._never_begins else Verdict.NODE_LOST
+        lost_as = Verdict.UNROUTABLE if self._jams.never_begins(child) else Verdict.NODE_LOST
         return Observation(job, _STATES[child.state], node, _words(child), lost_as)
 
     def _node_of(self, attempt: str) -> str | None:
@@ -361,52 +294,6 @@ class AwsBatchEngine:
             with contextlib.suppress(HostError):  # it may be gone already
                 self.calls.end_machines(bad)
             self._thrown_away |= set(bad)
-
-    # Never stuck
-
-    def _take_back_stuck(self) -> None:
-        now = self._clock()
-        moved: dict[str, float] = {}
-        for array in self._following.arrays.values():
-            moved[array.queue] = max(moved.get(array.queue, 0.0), array.moved_at)
-        for array in list(self._following.arrays.values()):
-            waiting = [child for child in array.children if child.state == WAITING]
-            if not waiting or array.count(RUNNING) or array.running:
-                continue
-            said = next((child.reason for child in waiting if child.reason), "")
-            impossible = said.startswith(_IMPOSSIBLE)
-            if impossible or now - moved[array.queue] > self._patience.longest_wait:
-                self._block(array, said, impossible=impossible)
-
-    def _block(self, array: Array, said: str, *, impossible: bool) -> None:
-        name = self._fleet.of_queue(self._stack.name, array.queue)
-        if impossible:
-            what, mend = f"No machine of type {name} can run the jobs.", _LOWER
-        else:
-            what = f"No machine of type {name} was to be had for {self._patience.longest_wait / 60:.0f} minutes."
-            mend = _ASK
-        trouble = f"{what} AWS says: {said or 'nothing'}. {mend}"
-        self._blocked[name] = (math.inf if impossible else self._clock() + self._patience.blocked, trouble)
-        try:
-            self.calls.terminate(array.id, f"Taken back by Referee: {what}")
-        except HostError:
-            self._following.look_now()
-            return
-        elsewhere = name not in self._fleet.offered(set(self._blocked))
-        for child in array.children:
-            if child.state == WAITING:
-                child.state, child.reason = ENDED, trouble
-                if impossible and not elsewhere:
-                    self._never_begins.add(id(child))
-
-    def _unblock(self) -> None:
-        now = self._clock()
-        self._blocked = {name: entry for name, entry in self._blocked.items() if entry[0] > now}
-
-
-def _limit_seconds(spec: AttemptSpec) -> int:
-    """A job's time: so that nothing runs for ever when there is no controller. The worker's own limit comes first."""
-    return math.ceil(spec.limits.wall_time.total_seconds() * spec.wall_time_scale) + _STAGING_SECONDS
 
 
 def _runs(array: Array, index: int) -> bool:
@@ -434,17 +321,5 @@ def from_challenge(challenge: Challenge, objects: ObjectStore) -> AwsBatchEngine
             "Machines in AWS cannot reach a folder of this machine.", hint="Keep the objects in the stack's bucket."
         )
     calls = BatchCalls(choice.region, choice.profile)
-    outputs = calls.outputs(choice.stack)
-    try:
-        stack = Stack(
-            choice.stack,
-            outputs["JobDefinition"],
-            outputs["EventsQueueUrl"],
-            heartbeat_alarm=outputs.get("HeartbeatAlarm"),
-        )
-    except KeyError as error:
-        raise ConfigurationError(
-            f"The stack {choice.stack} has no output {error}.", hint="Make it with `referee cloud deploy`."
-        ) from None
-    patience = Patience(choice.listen.total_seconds(), choice.look.total_seconds(), choice.longest_wait.total_seconds())
-    return AwsBatchEngine(objects, calls, stack, fleet_of(challenge, choice), challenge.limits, patience=patience)
+    stack, fleet = stack_of(choice, calls), fleet_of(challenge, choice)
+    return AwsBatchEngine(objects, calls, stack, fleet, challenge.limits, patience=patience_of(choice))
