@@ -26,7 +26,9 @@ from referee.prospects import drawing, execution, fleet, probing, proposal
 from referee.prospects.history import groups, history, spent_aside
 from referee.prospects.outlook import outlook
 from referee.prospects.speeds import Pace, paces, paces_table
+from referee.report import report_data
 from referee.routing import NoRoute, Route, limits_on, route
+from referee.scoring.boards import board_of
 from referee.verdicts import Verdict
 
 PILOT = tuple(f"s-{number:03d}.test" for number in range(0, 60, 3))
@@ -293,6 +295,23 @@ def test_probes_are_on_the_bill_of_plan_outlook_and_budget(probed: Season) -> No
         for hours, usd in ((0.0, 0.0), (3.0, 10.0))
     )
     assert (with_them.low - without.low, with_them.mid - without.mid) == (10, 10)
+
+
+def test_probes_are_on_the_bill_of_the_report(probed: Season) -> None:
+    challenge = probed.stage.challenge
+    with probed.ledger() as ledger:
+        official, further = queries.attempts(ledger, phase="test"), probing.probe_attempts(ledger, "test")
+        data = report_data(
+            challenge,
+            board_of(challenge, ledger, "test"),
+            evaluations=queries.evaluations(ledger, "test"),
+            attempts=(*official, *further),
+            as_of=probed.now,
+        )
+    assert data.attempts == len(official)
+    spent = probing.usd_of((*official, *further), challenge.machines)
+    assert data.bill.cost_usd == pytest.approx(spent, abs=Decimal("0.02"))
+    assert sum(row.attempts for row in data.bill.rows) == len(official) + len(further)
 
 
 def test_jobs_go_to_machines_with_as_many_cpus_as_they_use(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from referee.errors import ConfigurationError
 from referee.units import format_duration
 
 Floats = NDArray[np.float64]
+LITTLE = " would change the cost by less than 0.5%."
 _EXACT_UP_TO = 100
 _REPAIRED_WITH = 40
 # A plan that is a little dearer now is better than the best one in an hour; the gap is shown.
@@ -364,6 +365,6 @@ def _what_if(change: str, needs: Sequence[Need], options: Sequence[Option], boun
         return WhatIf(change, None, f"{said}: no plan would keep all bounds.")
     difference = then.usd - now.usd
     if abs(difference) < 0.005 * max(now.usd, 1e-9):
-        return WhatIf(change, then.usd, f"{said} would change the cost by less than 0.5%.")
+        return WhatIf(change, then.usd, said + LITTLE)
     word = "save" if difference < 0 else "cost"
     return WhatIf(change, then.usd, f"{said} would {word} ${abs(difference):,.0f}.")

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from referee.planning.assignment import NoPlanError
+from referee.planning.assignment import LITTLE, NoPlanError
 from referee.planning.catalogue import Catalogue, Offer
 from referee.planning.forecast import Forecast
 from referee.planning.groups import Group
@@ -107,7 +107,18 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
         )
     if plan.price_of_confidence_usd:
         said.append(f"The confidence costs ${plan.price_of_confidence_usd:,.2f} against a plan with even odds.")
-    return tuple(note for note in (*said, *plan.drivers, plan.one_more_day, *plan.changes, *plan.warnings) if note)
+    said += [*plan.drivers, plan.one_more_day, *_changes(plan.changes), *plan.warnings]
+    return tuple(note for note in said if note)
+
+
+def _changes(changes: Sequence[str]) -> list[str]:
+    """What other machines or deadlines would change; those that would change next to nothing in one sentence."""
+    little = [each.removesuffix(LITTLE) for each in changes if each.endswith(LITTLE)]
+    told = [each for each in changes if not each.endswith(LITTLE)]
+    if len(little) < 2:
+        return list(changes)
+    listed = ", ".join(each[0].lower() + each[1:] for each in little[:-1])
+    return [*told, f"None of these would change the cost by 0.5%: {listed} or {little[-1][0].lower()}{little[-1][1:]}."]
 
 
 @dataclass(frozen=True, slots=True)

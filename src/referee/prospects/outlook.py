@@ -16,7 +16,7 @@ from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
 from referee.planning.drift import Drift, detect_drift
 from referee.planning.forecast import Forecast, Stratum, forecast
-from referee.planning.groups import Group
+from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.planner import Wishes, make_plan
@@ -203,12 +203,21 @@ def _waiting(
         waiting = group.size - group.started
         fitting = [name for name, offer in catalogue.offers.items() if group.fits(offer) and not name.endswith(SPOT)]
         fitting = fitting or list(group.seen)
-        # As `routing.route` does without a plan.
-        cheapest = min(fitting, key=lambda n: (catalogue.offer(n).price, -catalogue.offer(n).speed, n))
+        cheapest = min(fitting, key=lambda name: _dear(group, catalogue, name))
         shares = confirmed.plan.assignment.get(group.name, {}) if confirmed else {}
         left = {name: max(count - gone[group.name, name], 0) for name, count in shares.items()}
         found[group.name] = _split(waiting, left) if sum(left.values()) else {cheapest: waiting}
     return found
+
+
+def _dear(group: Group, catalogue: Catalogue, name: str) -> tuple[float, float, float, str]:
+    """What an evaluation costs on a machine type, by the speeds that are known: a plan will choose by that.
+
+    Where nothing has a price, there is no plan, and `routing.route` takes the fastest.
+    """
+    offer = catalogue.offer(name)
+    longer = ratio(group, catalogue, group.mostly_on, name).factor if group.seen else 1 / offer.speed
+    return float(offer.price) * longer, float(offer.price), -offer.speed, name
 
 
 def _split(waiting: int, left: Mapping[str, int]) -> dict[str, int]:

@@ -91,7 +91,7 @@ def _row(each: Foresight, seen: Hindsight) -> _Row:
         )
     return _Row(
         _MOMENTS[each.moment],
-        _clock(each.at),
+        each.at.astimezone(UTC).strftime("%m-%d %H:%M:%S"),
         f"{each.ended:,} of {each.size:,}",
         f"{each.confidence:.0%}",
         f"{_machine_time(each.hours[0])} to {_machine_time(each.hours[2])}",

@@ -71,18 +71,25 @@ def cost_against_deadline(points: Sequence[DeadlineCost], deadline_days: float |
     rows: list[dict[str, Any]] = [
         {"at": point.days * 24 / unit, "usd": point.usd, "label": f"{point.machines} machines"} for point in kept
     ]
+    dollars = [float(row["usd"]) for row in rows]
+    # At least a tenth of the cost high: a cliff of one percent would be a false alarm.
+    middle, half = (min(dollars) + max(dollars)) / 2, max((max(dollars) - min(dollars)) * 0.6, 0.05 * max(dollars))
     base = drawing.chart(rows).encode(
         x=alt.X(
             "at:Q",
             title=f"deadline, {name} from the plan",
             scale=alt.Scale(domain=[0, 1.12 * max(float(row["at"]) for row in rows)], nice=False),
         ),
-        y=alt.Y("usd:Q", title="US dollars in all", scale=alt.Scale(zero=False)),
+        y=alt.Y(
+            "usd:Q",
+            title="US dollars in all",
+            scale=alt.Scale(domain=[max(middle - half, 0), middle + half], nice=True),
+        ),
     )
     layers: list[Any] = [
         base.mark_line(color=VALID, strokeWidth=2),
         base.mark_circle(color=VALID, size=50, opacity=1),
-        base.mark_text(color=QUIET, dy=-10, align="left").encode(text="label:N"),
+        base.mark_text(color=QUIET, dx=4, dy=-10, align="left").encode(text="label:N"),
     ]
     if deadline_days is not None:
         mark = drawing.chart([{"at": deadline_days * 24 / unit}])
@@ -101,7 +108,12 @@ def fleet(points: Sequence[tuple[float, float]], hours_are: str) -> str | None:
         drawing.chart(rows)
         .mark_area(color=VALID, opacity=0.5, interpolate="step-after", line={"color": VALID})
         .encode(
-            x=alt.X("at:Q", title=f"{name} {hours_are}", scale=alt.Scale(domainMin=0, nice=False)),
+            x=alt.X(
+                "at:Q",
+                title=f"{name} {hours_are}",
+                scale=alt.Scale(domainMin=0, nice=False),
+                axis=alt.Axis(tickCount=10),
+            ),
             y=alt.Y("running:Q", title="attempts side by side", axis=alt.Axis(tickMinStep=1), stack=None),
         )
     )
