@@ -19,10 +19,11 @@ from pathlib import Path
 from referee.digests import digest_of
 from referee.errors import ConfigurationError
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20  # some ten times that of the largest competitions
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 _DATES = ("LastSubmissionDate", "SubmissionDate")
 _SHOWN = 5
+_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +72,19 @@ def read_leaderboard(path: Path, *, greater_is_better: bool) -> Kaggleboard:
     """
     data = _read(path)
     try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+        # Blank rows are dropped as they come: as a list, a file of nothing else would take gigabytes.
+        table = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [(number, cells) for number, cells in enumerate(table, start=1) if number == 1 or any(cells)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise _refused(path, f"it is not CSV in UTF-8 ({error})") from error
-    header = [cell.strip() for cell in rows[0]] if rows else []
+    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    shown = ", ".join(header)[:_SHOWN_CHARACTERS] or "none"
     for name in ("TeamName", "Score"):
         if header.count(name) != 1:
-            raise _refused(
-                path, f"its first row must have the column {name} once; it has {', '.join(header) or 'none'}"
-            )
+            raise _refused(path, f"its first row must have the column {name} once; it has {shown}")
     date_column = next((name for name in _DATES if name in header), None)
     latest: dict[str, tuple[str, float, int | None, str]] = {}
-    for number, cells in enumerate(rows[1:], start=2):
-        if not any(cells):
-            continue
+    for number, cells in rows[1:]:
         if len(cells) != len(header):
             raise _refused(path, f"row {number} has {len(cells)} cells, and the header has {len(header)}")
         cell = dict(zip(header, (text.strip() for text in cells), strict=True))
@@ -93,7 +93,7 @@ def read_leaderboard(path: Path, *, greater_is_better: bool) -> Kaggleboard:
         rank = cell.get("Rank", "")
         if not math.isfinite(score):
             raise _refused(path, f"row {number}: the score {cell['Score'][:40]!r} is no finite number")
-        if rank and not (rank.isascii() and rank.isdigit() and int(rank[:9]) > 0):
+        if rank and not (rank.isascii() and rank.isdigit() and len(rank) <= 9 and int(rank) > 0):
             raise _refused(path, f"row {number}: the rank {rank[:40]!r} is no rank")
         key = cell.get("TeamId", "") or team
         date = cell[date_column] if date_column else ""

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,46 @@ def test_of_the_older_one_the_latest_row_counts_and_ranks_follow_with_ties(tmp_p
         ("TeamName,Score\nA,1\nA,2\n", "there twice"),
         ("Rank,TeamName,Score\n0,A,1\n", "is no rank"),
         ("Rank,TeamName,Score\n-1,A,1\n", "is no rank"),
+        ("Rank,TeamName,Score\n" + "1" * 5000 + ",A,1\n", "is no rank"),
+        ("Rank,TeamName,Score\n1000000000,A,1\n", "is no rank"),
+        ("TeamName,Score\nA," + "9" * 400 + "\n", "no finite number"),
+        ("TeamName,Score\n" + "A" * 200_000 + ",1\n", "not CSV"),
+        ("x," * 100_000 + "\n", "must have the column TeamName"),
         ('TeamName,Score\n"A,1\n', "not CSV"),
     ],
 )
 def test_what_is_no_leaderboard_is_refused_with_the_row(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         board(tmp_path, text)
+
+
+def test_a_file_of_blank_rows_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.csv"
+    path.write_bytes(b"TeamName,Score\n" + b"\n" * (1 << 20) + b"A,1\n")
+    tracemalloc.start()
+    assert read_leaderboard(path, greater_is_better=False).teams == 1
+    assert tracemalloc.get_traced_memory()[1] < 30 * 2**20
+    tracemalloc.stop()
+    path.write_bytes(b"," * (16 * 2**20 + 1))
+    with pytest.raises(ConfigurationError, match="larger than 16 MiB"):
+        read_leaderboard(path, greater_is_better=False)
+
+
+def test_escapes_in_it_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_campaign(tmp_path / "challenge", submissions=1, score=False)
+    hostile = "\x1b]0;owned\x07\u009b31m\u202e"
+    (tmp_path / "leaderboard.csv").write_text(f"{hostile},Score\n", encoding="utf-8")
+    (folder / "more.csv").write_text("submission,team,image,kind\n")
+    words = [
+        "submissions",
+        "import",
+        str(folder / "more.csv"),
+        "--kaggle-leaderboard",
+        str(tmp_path / "leaderboard.csv"),
+    ]
+    assert main([*words, "--challenge", str(folder)]) != 0
+    said = capsys.readouterr()
+    assert not set(hostile) & {"\x1b", "\x07", "\u009b", "\u202e"} & set(said.out + said.err)
 
 
 def test_a_score_is_given_to_the_submission_that_it_is_of_or_to_none(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def leaderboard(
         if unblind:
             board = _named(ledger, board, "leaderboard")
     if json:
-        sys.stdout.write(board.to_json(risks))
+        screen.print_document(board.to_json(risks))
     elif csv:
         sys.stdout.write(board.to_csv())
     elif markdown:

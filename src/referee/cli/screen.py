@@ -22,22 +22,45 @@ err = Console(stderr=True, highlight=False)
 
 def print_json(value: Any) -> None:
     """Print one JSON document for a script to read."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print_document(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document on a line of its own, for a script to read line by line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    print_document(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_document(text: str) -> None:
+    """Print JSON as it is, but for characters that could steer a terminal or turn its text round: JSON's own escapes.
+
+    `json` leaves DEL, the control characters from U+0080 on, lone surrogates and marks of direction as they are.
+    """
+    lines = text.split("\n")
+    sys.stdout.write("\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in lines))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{code[place : place + 4]}" for place in range(0, len(code), 4))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None) -> None:
     """Print a plain table; a column whose name ends with `>` is set to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        title=None if title is None else Text(inert(title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
     for column in columns:
         right = column.endswith(">")
-        table.add_column(column.removesuffix(">"), justify="right" if right else "left", overflow="fold")
+        table.add_column(Text(inert(column.removesuffix(">"))), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(inert(cell)) for cell in row))
     out.print(table)
 
 
@@ -74,27 +97,30 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError(f"{question} Nobody is here to answer.", hint="Say yes with -y.")
-    if err.input(f"{escape(question)} [y/N] ").strip().lower() not in {"y", "yes"}:
+    if err.input(f"{escape(inert(question))} [y/N] ").strip().lower() not in {"y", "yes"}:
         raise ConfigurationError("Nothing was started.", hint="Answer y to go on.")
 
 
 def inert(text: str) -> str:
-    """Text that a submission wrote, with every control character escaped, so that it cannot steer a terminal."""
+    """Text that may be a stranger's, with every control character and mark of direction escaped.
+
+    It cannot steer a terminal. Everything printed here goes through it: messages quote files of unknown origin.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(text: str = "") -> None:
     """Print a line as it is, without markup."""
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(inert(text), markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Print a line for the person, not for the script, to standard error."""
-    err.print(text, markup=False, soft_wrap=True, style="dim")
+    err.print(inert(text), markup=False, soft_wrap=True, style="dim")
 
 
 def print_error(error: RefereeError, *, prefix: str = "Error") -> None:
     """Print what happened and what to do next."""
-    err.print(f"[bold red]{escape(prefix)}:[/] {escape(error.message)}", soft_wrap=True)
+    err.print(f"[bold red]{escape(prefix)}:[/] {escape(inert(error.message))}", soft_wrap=True)
     if error.hint:
-        err.print(escape(error.hint), soft_wrap=True)
+        err.print(escape(inert(error.hint)), soft_wrap=True)
