@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from referee.attempts import AttemptResult, AttemptSpec
-from referee.challenge import MachineType
+from referee.challenge import MachineType, SlurmMachine
 from referee.engines.contract import Job, JobState, Observation
 from referee.engines.slurm import SlurmEngine
 from referee.engines.slurm_commands import SlurmCommands, array
@@ -242,7 +242,7 @@ def test_each_job_has_the_gpus_that_slurm_gave_it_and_no_other(cluster: Cluster,
     gpu = {"t4": MachineType(cpus=2, memory=2000 * 2**20, gpus=2)}
     with slurm_world(cluster, devices=tmp_path, gpus=True) as (world, make):
         engine = make(slots=50, described=gpu, machines={"t4": {"gres": "t4"}})
-        image = world.image(f"echo $NVIDIA_VISIBLE_DEVICES $(ls /dev | grep nvidia); {GOOD}; sleep 2")
+        image = world.image(f"echo $NVIDIA_VISIBLE_DEVICES $(ls /dev | grep nvidia); {GOOD}; sleep 1")
         same = {"machine_type": "t4", "avoid_nodes": cluster.nodes[1:]}
         one, other, none = (world.spec(image, gpus=gpus, **same) for gpus in (1, 1, 0))
         claimed = world.spec(image, gpus=1, **same)
@@ -464,14 +464,20 @@ def test_slurmd_killed_and_started_again_loses_no_job(cluster: Cluster, place: t
 def test_the_doctor_says_what_the_cluster_lacks(cluster: Cluster, place: tuple[World, Make]) -> None:
     world, make = place
     engine = make()
-    checks = {check.name: check for check in examine_cluster(engine._choice, engine.commands)}
+    choice = engine._choice.model_copy(update={"machines": {"moon": SlurmMachine(constraint="moonlight")}})
+    gpu = {"t4": MachineType(cpus=2, memory=2**31, gpus=1)}
+    checks = {check.name: check for check in examine_cluster(choice, engine.commands, machines=gpu, limits=LIMITS)}
+    assert checks.pop("control groups").status == ("ok" if CONFINES_DEVICES else "warn")
     assert {check.status for check in checks.values()} == {"ok"}, checks
-    nowhere = engine._choice.model_copy(update={"socket": world.folder / "nowhere.sock"})
+    assert "--gres=gpu:1" in checks["machine type t4"].seen
+    moon = examine_cluster(choice, engine.commands, machines={"moon": gpu["t4"]}, limits=LIMITS)
+    assert [check.name for check in moon if check.status == "fail"] == ["machine type moon"]
+    nowhere = choice.model_copy(update={"socket": world.folder / "nowhere.sock"})
     [*others, warden] = examine_cluster(nowhere, engine.commands)
     assert (warden.name, warden.status) == ("warden", "fail")
     assert "No warden answers" in warden.seen
     assert {check.status for check in others} == {"ok"}
-    [absent] = examine_cluster(engine._choice, SlurmCommands({"PATH": "/nowhere"}))
+    [absent] = examine_cluster(choice, SlurmCommands({"PATH": "/nowhere"}))
     assert (absent.status, absent.seen) == ("fail", "scontrol is not installed here.")
 
 

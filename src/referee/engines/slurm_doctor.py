@@ -46,7 +46,7 @@ def examine_cluster(
     configuration = slurm.configuration()
     checks += [
         _tried("partition", lambda: _partition(slurm, choice)),
-        _processes(configuration),
+        _processes(configuration, with_gpus=any(machine.gpus for machine in (machines or {}).values())),
         _tried("shared folder", lambda: _shared(choice.shared)),
     ]
     for kind, machine in (machines or {}).items() if limits else ():
@@ -77,7 +77,7 @@ def _partition(slurm: SlurmCommands, choice: SlurmChoice) -> str:
     return f"{len(up)} of {len({row['node'] for row in rows})} nodes are up"
 
 
-def _processes(configuration: dict[str, str]) -> HostCheck:
+def _processes(configuration: dict[str, str], *, with_gpus: bool) -> HostCheck:
     track, plugins = configuration.get("ProctrackType", ""), configuration.get("TaskPlugin", "")
     seen = f"ProctrackType={track}, TaskPlugin={plugins}"
     if track != "proctrack/cgroup" or "task/cgroup" not in plugins:
@@ -86,6 +86,11 @@ def _processes(configuration: dict[str, str]) -> HostCheck:
             "Jobs must be held by control groups: ProctrackType=proctrack/cgroup and TaskPlugin=task/cgroup in "
             "slurm.conf, ConstrainRAMSpace=yes in cgroup.conf.",
         )  # fmt: skip
+    # cgroup.conf as slurmctld's own machine has it; a node's may differ, and its warden looks for itself.
+    wanted = ["ConstrainRAMSpace", *(["ConstrainDevices"] if with_gpus else [])]
+    seen = ", ".join([seen, *(f"{name}={configuration.get(name, 'unknown')}" for name in wanted)])
+    if any(configuration.get(name, "yes") != "yes" for name in wanted):
+        return HostCheck("control groups", "warn", seen, f"cgroup.conf: {', '.join(f'{name}=yes' for name in wanted)}.")
     return HostCheck("control groups", "ok", seen)
 
 
