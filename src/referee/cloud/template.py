@@ -46,7 +46,7 @@ def template(challenge: Challenge, *, email: bool = False) -> Json:
         | compute(machines, ceilings)
         | alarms(queue_titles(machines), email=email),
         "Outputs": {
-            "Bucket": {"Description": "Objects: s3://<this>/objects", "Value": ref("Bucket")},
+            "Bucket": {"Description": "Objects: s3://<this>, and nothing behind it", "Value": ref("Bucket")},
             "JobDefinition": {"Description": "The worker's job", "Value": ref("Worker")},
             "EventsQueueUrl": {"Description": "State changes", "Value": ref("Events")},
             "WorkerImages": {"Description": "Push the worker's image here", "Value": arn("Images", "RepositoryUri")},
