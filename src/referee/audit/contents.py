@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from referee.challenge import Challenge
 from referee.errors import LedgerError
-from referee.ledger import Ledger, Link, queries
+from referee.ledger import Ledger, Link, PlanConfirmed, queries
 from referee.ledger.chain import canonical_json
 from referee.ledger.schema import ATTEMPTS, EVALUATIONS, PROJECTIONS, SCORES
 from referee.scoring.boards import board_of
@@ -50,7 +50,7 @@ def recorded_challenge(ledger: Ledger) -> Challenge:
 
 
 def derived(ledger: Ledger) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Challenge, tables and boards: each file's name and its lines (with their ends)."""
+    """Challenge, tables, boards and confirmed plans: each file's name and its lines (with their ends)."""
     challenge = recorded_challenge(ledger)
     recorded = queries.challenge(ledger)
     yield CHALLENGE, iter([(canonical_json(json.loads(recorded.content if recorded else "")) + "\n").encode()])
@@ -63,6 +63,10 @@ def derived(ledger: Ledger) -> Iterator[tuple[str, Iterator[bytes]]]:
     for phase in sorted(run):
         board = board_of(challenge, ledger, phase).to_json()
         yield f"boards/{phase}.json", iter(board.encode().splitlines(keepends=True))
+    for recorded_plan in ledger.events(PlanConfirmed):
+        plan = recorded_plan.event
+        if isinstance(plan, PlanConfirmed):
+            yield f"plans/{plan.phase}-{recorded_plan.seq}.json", iter([plan.content.encode() + b"\n"])
 
 
 def wanted_predictions(ledger: Ledger) -> dict[str, str]:
