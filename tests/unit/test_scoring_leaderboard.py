@@ -7,6 +7,7 @@ import io
 import json
 import math
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +36,19 @@ def board(values: dict[str, float | Verdict | None], phase: str = "private_test"
 def test_smaller_log_loss_ranks_first_and_ties_share_the_best_rank() -> None:
     found = board({"s-a": 0.5, "s-b": 0.2, "s-c": 0.5, "s-d": 0.9})
     assert [(row.rank, row.submission) for row in found.rows] == [(1, "s-b"), (2, "s-a"), (2, "s-c"), (4, "s-d")]
+
+
+def test_a_name_cannot_forge_a_row_or_begin_html_in_markdown() -> None:
+    names: dict[str, tuple[str, str]] = {
+        "s-a": ("x\\| 1 |", "y\\\\| 0.00001 | z"),
+        "s-b": ("<img src=x onerror=alert(1)>", "[prize](javascript:alert(1))"),
+    }
+    text = unblinded(board({"s-a": 0.5, "s-b": 0.6}), names).to_markdown()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    # A backslash makes the next character a plain one, itself included; what is left of `|` divides cells.
+    plain = [re.sub(r"\\.", "", line) for line in lines]
+    assert len({line.count("|") for line in plain}) == 1
+    assert not any(sign in line for line in plain for sign in "<[`")
 
 
 def test_accepted_risks_are_told_behind_the_board_and_only_where_there_are_some() -> None:

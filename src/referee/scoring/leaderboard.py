@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ from referee.verdicts import MEANINGS, Blame, Verdict
 
 NOT_SCORED = "It was not scored yet."
 SEALED = "Scores are sealed until release."
+# A name with `\|` would otherwise begin a cell of its own, with a score of its own; the others HTML, links, code.
+_ACTIVE = re.compile(r"[\\|<\[`]")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -382,6 +385,6 @@ def inert(name: str | None) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(_ACTIVE.sub(r"\\\g<0>", cell).split()) for cell in cells) + " |"
 
     return [line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]
