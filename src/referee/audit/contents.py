@@ -66,7 +66,8 @@ def derived(ledger: Ledger) -> Iterator[tuple[str, Iterator[bytes]]]:
     for recorded_plan in ledger.events(PlanConfirmed):
         plan = recorded_plan.event
         if isinstance(plan, PlanConfirmed):
-            yield f"plans/{plan.phase}-{recorded_plan.seq}.json", iter([plan.content.encode() + b"\n"])
+            lines = ((line + "\n").encode() for line in plan.content.split("\n"))
+            yield f"plans/{plan.phase}-{recorded_plan.seq}.json", lines
 
 
 def wanted_predictions(ledger: Ledger) -> dict[str, str]:
