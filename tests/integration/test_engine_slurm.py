@@ -516,6 +516,19 @@ def test_risks_that_the_machine_s_owner_does_not_accept_end_the_attempt(place: t
     assert "does not accept the risks no_network" in result.detail
 
 
+@pytest.mark.parametrize("cap", [{"cache": "4KiB"}, {"data": "1KiB"}])
+def test_a_node_keeps_no_more_than_its_owner_gives(cluster: Cluster, cap: dict[str, str]) -> None:
+    with slurm_world(cluster, **cap) as (world, make):
+        engine = make()
+        spec = world.spec(world.image(GOOD), machine_type="slurm")
+        [job] = engine.submit([spec])
+        end_of(engine, job)
+        result = world.result(spec)
+        assert result is not None
+        assert result.verdict is Verdict.HOST_FULL
+        assert "more room" in result.detail
+
+
 def test_a_warden_that_is_replaced_ends_no_worker(cluster: Cluster) -> None:
     with slurm_world(cluster) as (world, make):
         engine = make()
