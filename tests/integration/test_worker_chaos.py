@@ -7,8 +7,10 @@ import os
 import random
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from referee.attempts import AttemptSpec
 from referee.engines.contract import Job, JobState
 from referee.engines.local import LocalEngine
+from referee.sandbox.sweep import remove_leaf
 from referee.verdicts import Verdict
 from referee.worker.lock import is_held, read_holder
 from referee.worker.main import main
@@ -166,3 +169,18 @@ def test_a_worker_started_by_hand_leaves_nothing_either(world: World) -> None:
     LocalEngine(world.objects, world.node, LIMITS).close()
     assert eventually(lambda: traces(world.node, marker) == []), traces(world.node, marker)
     assert world.result(spec) is None
+
+
+def test_what_a_killed_worker_was_starting_is_swept_only_after_its_whole_namespace_has_ended(tmp_path: Path) -> None:
+    """The lock is free before the kernel has ended the runtime, which may be making the sandbox's cgroups."""
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"]) as outer:
+        assert eventually(lambda: children(outer.pid) != [])
+        [inner] = children(outer.pid)
+        (tmp_path / "namespace").write_text(str(Path(f"/proc/{inner}/ns/pid").readlink()))
+        (tmp_path / "cgroups.json").write_text("[]")
+        with ThreadPoolExecutor(1) as pool:
+            sweeping = pool.submit(remove_leaf, tmp_path / "cgroups.json")
+            time.sleep(0.3)
+            assert not sweeping.done()
+            kill(inner)
+            sweeping.result(30)

@@ -39,6 +39,7 @@ from referee.sandbox.stage import RUN_FOLDER, Stage
 
 LOCK_NAME = "box.lock"
 LEAF_NAME = "cgroups.json"
+NAMESPACE_NAME = "namespace"  # of the process that starts the runtime
 
 _START_SECONDS = 60.0
 _DEATH_SECONDS = 10.0
@@ -227,6 +228,7 @@ class Box:
         name = f"{cgroups.PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         extra = self._engine.overhead
         self._leaf = cgroups.Leaf(host, name, self._policy.memory_bytes + extra.memory_bytes)
+        (self._folder / NAMESPACE_NAME).write_text(str(Path("/proc/self/ns/pid").readlink()))
         (self._folder / LEAF_NAME).write_text(json.dumps([str(path) for path in self._leaf.folders()]))
         if self._policy.level == "runc":  # runsc sets no limits in a group that it finds, and opens no host socket
             self._leaf.limit_sockets()

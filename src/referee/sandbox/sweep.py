@@ -1,6 +1,7 @@
 """Remove what a killed process left of its sandboxes: their cgroups and folders.
 
-Processes and mounts need no sweep: the kernel took them with the process. A sandbox is dead when its lock is free.
+Processes and mounts need no sweep: the kernel takes them with the process. A sandbox is dead when its lock is free; the
+runtime that it was just starting may outlive the lock for a moment, and make cgroups.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from referee.sandbox import cgroups, mounts
-from referee.sandbox.box import LEAF_NAME, LOCK_NAME
+from referee.sandbox.box import LEAF_NAME, LOCK_NAME, NAMESPACE_NAME
 
 _DEATH_SECONDS = 5.0
 
@@ -55,7 +57,12 @@ def _remove(lock: Path) -> None:
 
 
 def remove_leaf(record: Path) -> None:
-    """End what is left in the cgroups that `record` names and remove them; names that cannot be ours are ignored."""
+    """End what is left in the cgroups that `record` names and remove them; names that cannot be ours are ignored.
+
+    Raises:
+        OSError: if they would not go, or whoever makes them has not ended yet; it can be called again.
+    """
+    _await_the_end(record.with_name(NAMESPACE_NAME))
     trees = [Path(mount.target) for mount in mounts.read_mounts() if mount.kind in {"cgroup", "cgroup2"}]
     try:
         named = [Path(path) for path in json.loads(record.read_bytes())]
@@ -68,3 +75,29 @@ def remove_leaf(record: Path) -> None:
     ]
     cgroups.kill_folders(folders, _DEATH_SECONDS)
     cgroups.remove_folders(folders, _DEATH_SECONDS)
+
+
+def _await_the_end(namespace: Path) -> None:
+    """Wait until nothing of the pid namespace is left that the dead process was the first of.
+
+    A process that is killed lets go of its files, and so of its lock, before the kernel ends the rest of its namespace
+    (do_exit in Linux's kernel/exit.c: exit_files comes before exit_notify).
+    """
+    try:
+        name = namespace.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return
+    if name == str(Path("/proc/self/ns/pid").readlink()):
+        return  # it had none of its own
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while any(_is_in(process, name) for process in Path("/proc").glob("[0-9]*")):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Processes of {name} do not end.")
+        time.sleep(0.01)
+
+
+def _is_in(process: Path, namespace: str) -> bool:
+    try:
+        return str((process / "ns" / "pid").readlink()) == namespace
+    except OSError:  # it has ended
+        return False
