@@ -43,6 +43,8 @@ def test_a_shortage_ends_by_itself() -> None:
     shortages = Shortages(lambda: now[0])
     shortages.note("t4", "None was to be had.", 60.0)
     shortages.note("cpu", "No such partition.")
-    assert (set(shortages.names), shortages.troubles()) == ({"t4", "cpu"}, ["None was to be had.", "No such partition."])
+    assert set(shortages.names) == {"t4", "cpu"}
+    assert shortages.troubles() == ["None was to be had.", "No such partition."]
     now[0] = 61.0
-    assert (set(shortages.names), shortages.troubles()) == ({"cpu"}, ["No such partition."])
+    assert set(shortages.names) == {"cpu"}
+    assert shortages.troubles() == ["No such partition."]

@@ -61,7 +61,7 @@ class Capacity:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Where attempts run. Implementations: `memory`, `local`, `slurm`, `aws-batch`, and other packages' entry points."""
+    """Where attempts run. Implementations: `memory`, `local`, `slurm`, `aws-batch`, and by entry points."""
 
     name: str
 
