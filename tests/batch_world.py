@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from referee.challenge import MachineType
 from referee.cloud.alarms import TOLD
 from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_calls import BatchCalls
+from referee.engines.aws_batch_events import HIDDEN_SECONDS
 from referee.engines.aws_batch_fleet import Fleet
 from referee.engines.aws_batch_stack import Patience, Stack
 from worker_world import LIMITS, World, make_world, proofs, watch_leaves
@@ -120,7 +122,9 @@ def batch_world(
     keys = {"AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in", "AWS_DEFAULT_REGION": REGION}
     with serving(batch, ticking=ticking) as url, patch.dict(os.environ, keys | {"AWS_ENDPOINT_URL": url}):
         boto3.client("batch").register_job_definition(**DEFINITION)
-        events_url = boto3.client("sqs").create_queue(QueueName=f"{STACK}-events")["QueueUrl"]
+        # A queue of its own: moto is one for all worlds of a process, and gives out again what was not deleted.
+        name, hidden = f"{STACK}-events-{secrets.token_hex(4)}", {"VisibilityTimeout": str(HIDDEN_SECONDS)}
+        events_url = boto3.client("sqs").create_queue(QueueName=name, Attributes=hidden)["QueueUrl"]
         batch.events = partial(tell, events_url)
         made = BatchWorld(world, batch, events_url)
         made.engine().bring(world.data)

@@ -90,7 +90,7 @@ class AwsBatchEngine:
 
     def machines(self) -> Mapping[str, MachineType]:
         """The machine types; one that cannot be had now is left out where another can do its work."""
-        return self._fleet.offered(self._jams.blocked())
+        return self._fleet.offered(self._jams.shortages.names)
 
     def nodes(self) -> Sequence[str]:
         """The machines that were seen; and always a fresh one, because the fleet follows the work."""
@@ -99,21 +99,21 @@ class AwsBatchEngine:
     def capacity(self) -> Capacity:
         """How many more attempts are taken: whole waves, so that thousands of attempts are tens of submissions."""
         self._recover()
-        blocked = self._jams.blocked()
+        missing = self._jams.shortages.names
         open_now = dict.fromkeys(self._fleet.machines, 0)
         for array in self._following.arrays.values():
             name = self._fleet.of_queue(self._stack.name, array.queue)
             open_now[name] += array.count(WAITING) + array.count(RUNNING)
         return Capacity(
             {
-                name: 0 if name in blocked else self._fleet.room(name, self._limits, count)
+                name: 0 if name in missing else self._fleet.room(name, self._limits, count)
                 for name, count in open_now.items()
             }
         )
 
     def troubles(self) -> list[str]:
         """What keeps work from going on, and how it is mended."""
-        found = list(self._jams.blocked().values())
+        found = self._jams.shortages.troubles()
         since = self._following.unanswered_since
         if since is not None and self._clock() - since > _UNANSWERED_SECONDS:
             minutes = int((self._clock() - since) / 60)

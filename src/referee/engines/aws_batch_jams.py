@@ -9,6 +9,7 @@ from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_fleet import Fleet
 from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Child, Following
 from referee.engines.aws_batch_stack import Patience, Stack
+from referee.engines.shortages import Shortages
 from referee.errors import HostError
 
 _IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
@@ -17,7 +18,7 @@ _ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try a
 
 
 class Jams:
-    """The machine types that cannot be had now.
+    """Looks after what waits.
 
     Args:
         calls: to AWS.
@@ -26,6 +27,9 @@ class Jams:
         fleet: the machine types.
         patience: for how long a machine is waited for, and a type left alone.
         clock: seconds.
+
+    Attributes:
+        shortages: what cannot be had now, with the reason and the mend.
     """
 
     def __init__(
@@ -39,14 +43,8 @@ class Jams:
     ) -> None:
         self._calls, self._following, self._stack, self._fleet = calls, following, stack, fleet
         self._patience, self._clock = patience, clock
-        self._blocked: dict[str, tuple[float, str]] = {}  # until when, and why
+        self.shortages = Shortages(clock)
         self._never_begin: set[int] = set()
-
-    def blocked(self) -> dict[str, str]:
-        """The machine types that cannot be had now, with the reason and the mend."""
-        now = self._clock()
-        self._blocked = {name: entry for name, entry in self._blocked.items() if entry[0] > now}
-        return {name: words for name, (_, words) in self._blocked.items()}
 
     def never_begins(self, child: Child) -> bool:
         """Whether no machine can run what was taken back."""
@@ -76,13 +74,13 @@ class Jams:
             what = f"No machine of type {name} was to be had for {self._patience.longest_wait / 60:.0f} minutes."
             mend = _ASK
         trouble = f"{what} AWS says: {said or 'nothing'}. {mend}"
-        self._blocked[name] = (math.inf if impossible else self._clock() + self._patience.blocked, trouble)
+        self.shortages.note(name, trouble, math.inf if impossible else self._patience.blocked)
         try:
             self._calls.terminate(array.id, f"Taken back by Referee: {what}")
         except HostError:
             self._following.look_now()
             return
-        elsewhere = name not in self._fleet.offered(set(self._blocked))
+        elsewhere = name not in self._fleet.offered(self.shortages.names)
         for child in array.children:
             if child.state == WAITING:
                 child.state, child.reason = ENDED, trouble
