@@ -28,6 +28,7 @@ from referee.engines.processes import Watch, end_workers
 from referee.engines.slots import Needs, Share, Slots
 from referee.errors import HostError
 from referee.objects import ObjectStore
+from referee.routing import limits_on
 from referee.sandbox.levels import gives_gpus, granted_bytes
 from referee.sandbox.policy import Level
 from referee.worker.claims import claim_key
@@ -77,11 +78,11 @@ class LocalEngine:
     ) -> None:
         self._objects = objects
         self._node_folder = node_folder.absolute()
-        self._limits = limits
         self._hardware = hardware or this_machine()
         self._machine_name, described = machine
         self._level = level
         self._machine = _bounded(described, self._hardware, granted_bytes(level, 0))
+        self._limits = limits_on(limits, self._machine)
         self._slots = Slots(self._hardware, slots)
         self._cache_bytes = cache_bytes
         self._node = socket.gethostname()

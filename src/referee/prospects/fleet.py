@@ -9,6 +9,7 @@ from referee.challenge import Challenge, MachineType, markets
 from referee.engines.hardware import this_machine
 from referee.engines.slots import Needs, Slots
 from referee.errors import ConfigurationError
+from referee.routing import limits_on
 from referee.planning.catalogue import Catalogue, own_offers, shipped_catalogue
 
 # On the others a spot machine is a node like any that may be lost.
@@ -26,8 +27,6 @@ def machine_types(challenge: Challenge) -> dict[str, MachineType]:
         unknown = MachineType(cpus=64, memory=2**40, reference=True, count=count)
         return dict(challenge.machines) or {challenge.engine.machine: unknown}
     hardware = this_machine()
-    needs = Needs(challenge.limits.cpus, challenge.limits.memory)
-    slots = Slots(replace(hardware, others_bytes=0), challenge.engine.slots).room(needs)
     name = challenge.engine.machine
     described = challenge.machines.get(name) or MachineType(
         cpus=len(hardware.cpus),
@@ -37,6 +36,9 @@ def machine_types(challenge: Challenge) -> dict[str, MachineType]:
         reference=True,
         price_source="this machine",
     )
+    limits = limits_on(challenge.limits, described)
+    needs = Needs(limits.cpus, limits.memory)
+    slots = Slots(replace(hardware, others_bytes=0), challenge.engine.slots).room(needs)
     return {name: described.model_copy(update={"count": max(slots, 1)})}
 
 
