@@ -9,8 +9,8 @@ from referee.challenge import Challenge, MachineType, markets
 from referee.engines.hardware import this_machine
 from referee.engines.slots import Needs, Slots
 from referee.errors import ConfigurationError
-from referee.routing import limits_on
 from referee.planning.catalogue import Catalogue, own_offers, shipped_catalogue
+from referee.routing import limits_on
 
 # On the others a spot machine is a node like any that may be lost.
 _RENT_SPOT = frozenset({"aws-batch"})
