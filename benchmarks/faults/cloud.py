@@ -29,7 +29,7 @@ import s3_world
 from batch_stand_in import REGION, BatchStandIn, Host, Job, Kind, serving
 from board_world import REFEREE, as_json, make_challenge, referee
 from faults.bucket import BucketFaults
-from faults.findings import Findings, findings, most_committed_usd
+from faults.findings import Findings, content, findings, most_committed_usd
 from faults.judgement import Charge, Evidence
 from faults.machine import FEW, Controller, calm_down
 from faults.storm import PHASE, Pressed, until_it_ends
@@ -96,7 +96,13 @@ class CloudArena:
 
         pauses = iter(lambda: chance.uniform(0.3, 3.0), None)
         with Witness(lambda: [host.folder for host in list(self._batch.hosts)]) as witness:
-            odd = until_it_ends(self._start, lambda: referee(self._challenge, "resume"), press, pauses)
+            odd = until_it_ends(
+                self._start,
+                lambda: referee(self._challenge, "resume"),
+                press,
+                pauses,
+                lambda: content(Workspace.open(self._challenge)),
+            )
             fire.end()
             odd += self._wait_until_no_machine_is_up()
             left = witness.left_running()

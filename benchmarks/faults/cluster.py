@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from board_world import cgroups_of_referee, make_challenge, referee
-from faults.findings import Findings, findings
+from faults.findings import Findings, content, findings
 from faults.judgement import Evidence
 from faults.machine import FEW, Controller, calm_down
 from faults.storm import PHASE, Pressed, until_it_ends
@@ -62,7 +62,9 @@ class ClusterArena:
         pauses = iter(lambda: chance.uniform(0.3, 3.0), None)
         (user.folder.parent / "operator.log").write_text("")
         with Witness(lambda: (user.folder.parent / "node" / "cache").glob("*")) as witness:
-            odd = until_it_ends(lambda: user.start("run", PHASE), resume, press, pauses)
+            odd = until_it_ends(
+                lambda: user.start("run", PHASE), resume, press, pauses, lambda: content(Workspace.open(user.folder))
+            )
             left = witness.left() + self._groups_left()
         if odd:
             odd.append(user.said()[-2000:])

@@ -18,6 +18,7 @@ from referee.challenge import MachineType
 from referee.cli import main
 from referee.ledger import queries
 from referee.ledger.queries import AttemptRow
+from referee.verdicts import Verdict
 from referee.workspace import Workspace
 
 _HOUR = Decimal(3600)
@@ -63,6 +64,13 @@ def findings(workspace: Workspace, say: Callable[..., str]) -> Findings:
         claims=claims,
         results=results,
     )
+
+
+def content(workspace: Workspace) -> bool:
+    """Whether an operator would leave it at that: nothing ended by a host's fault, which `resume` reopens."""
+    with workspace.ledger() as ledger:
+        rows = queries.evaluations(ledger, PHASE)
+    return all(row.final or row.verdict is Verdict.UNROUTABLE for row in rows)
 
 
 def said_here(folder: Path) -> Callable[..., str]:

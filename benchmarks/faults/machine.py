@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from board_world import REFEREE, SUBMISSIONS, copy_challenge, leftovers, make_challenge, referee
-from faults.findings import Findings, findings
+from faults.findings import Findings, content, findings
 from faults.judgement import Evidence
 from faults.storm import PHASE, Pressed, until_it_ends
 from faults.witness import Witness
@@ -140,7 +140,9 @@ class MachineArena:
 
         pauses = iter(lambda: chance.uniform(0.3, 2.5), None)
         with machine.small_disk(), Witness(lambda: [machine.node]) as witness:
-            odd = until_it_ends(machine.start, lambda: referee(folder, "resume"), press, pauses)
+            odd = until_it_ends(
+                machine.start, lambda: referee(folder, "resume"), press, pauses, lambda: content(Workspace.open(folder))
+            )
             left = witness.left()
         left += [f"{what}: {each}" for what, all_of in _left(folder).items() for each in all_of]
         if odd:

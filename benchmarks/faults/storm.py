@@ -87,6 +87,7 @@ def until_it_ends(
     resume: Callable[[], object],
     press: Callable[[subprocess.Popen[bytes]], None],
     pauses: Iterator[float],
+    content: Callable[[], bool],
 ) -> list[str]:
     """Start a controller again and again, as an operator does, until all is done; what was odd about how they ended."""
     odd: list[str] = []
@@ -102,12 +103,14 @@ def until_it_ends(
                 run.kill()
                 run.wait()
                 return [*odd, f"The campaign did not end within {_SPENT:.0f} s."]
-        if run.returncode == 0:
+        if run.returncode == 0 and content():
             return odd
         if run.returncode in _CRASHED:
             odd.append(f"A controller ended with {run.returncode}.")
             if len(odd) >= _MOST_CRASHES:
                 return odd
-        if run.returncode > 0:  # a quarantine, the breaker, a refusal: the operator has a look, and lets it go on
+        if (
+            run.returncode >= 0
+        ):  # an evaluation that met three host's faults, a quarantine, the breaker, a refusal: the operator has a look, and lets it go on
             resume()
     return [*odd, f"The campaign did not end in {_MOST_STARTS} starts."]

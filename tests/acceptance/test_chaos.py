@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 FAULTS, KINDS = 18, 12
-CAMPAIGNS, KILLS = 2, 4
+CAMPAIGNS, KILLS = 1, 6
 FEW = {name: SUBMISSIONS[name] for name in ("half", "better", "slow", "exits", "endless", "eats memory", "nan")}
 
 

@@ -133,11 +133,14 @@ def test_what_ended_without_its_time_stays_committed_with_its_whole_limit() -> N
 
 
 def test_a_controller_that_crashes_is_odd_and_one_that_was_killed_is_started_again() -> None:
-    def started(*ends: str) -> list[str]:
+    def started(*ends: str, resumes: int = 0) -> list[str]:
         programs = iter(ends)
         run = lambda: subprocess.Popen([sys.executable, "-c", next(programs)])  # noqa: E731 - one line of a table
-        return until_it_ends(run, lambda: None, lambda _run: None, itertools.repeat(60.0))
+        resumed: list[None] = []
+        content = lambda: len(resumed) >= resumes  # noqa: E731 - the same
+        return until_it_ends(run, lambda: resumed.append(None), lambda _run: None, itertools.repeat(60.0), content)
 
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert started(killed, "raise SystemExit(3)", "") == []
+    assert started("", "", resumes=1) == []
     assert started("raise SystemExit(1)", "") == ["A controller ended with 1."]
