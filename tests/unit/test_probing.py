@@ -15,8 +15,10 @@ from prospects_world import Season, lengths
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign, for_series
 from referee.challenge import Challenge, Limits, MachineType
+from referee.engines.local import LocalEngine
 from referee.engines.memory import Play
 from referee.ledger import Ledger, queries
+from referee.objects import ObjectStore
 from referee.orders import Orders
 from referee.planning.pilot import PROBES_OF_A_KIND
 from referee.planning.planner import Wishes, make_plan
@@ -358,3 +360,16 @@ def test_fewer_cpus_only_where_the_challenge_allows_it() -> None:
     assert limits_on(less.limits, MachineType(cpus=64, memory=2**40)).cpus == 16
     with pytest.raises(ValueError, match="least_cpus"):
         Limits(cpus=2, least_cpus=3)
+
+
+def test_this_machine_takes_what_may_have_fewer_cpus_instead_of_letting_it_wait_for_ever(tmp_path: Path) -> None:
+    few = LocalEngine(
+        ObjectStore(tmp_path / "objects"),
+        tmp_path / "node",
+        Limits(cpus=4096, least_cpus=0.5, memory=2**20),
+        slots=2,
+    )
+    try:
+        assert few.capacity().free["local"] >= 1
+    finally:
+        few.close()
