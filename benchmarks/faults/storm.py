@@ -109,8 +109,7 @@ def until_it_ends(
             odd.append(f"A controller ended with {run.returncode}.")
             if len(odd) >= _MOST_CRASHES:
                 return odd
-        if (
-            run.returncode >= 0
-        ):  # an evaluation that met three host's faults, a quarantine, the breaker, a refusal: the operator has a look, and lets it go on
+        # Three faults of hosts, a quarantine, the breaker, a refusal: the operator has a look, and lets it go on.
+        if run.returncode >= 0:
             resume()
     return [*odd, f"The campaign did not end in {_MOST_STARTS} starts."]

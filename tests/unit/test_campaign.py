@@ -133,6 +133,17 @@ def test_a_campaign_whose_last_evaluations_were_cancelled_says_that_it_is_not_do
     assert "8 were cancelled" in capsys.readouterr().out
 
 
+def test_what_hosts_ended_three_times_is_said_to_be_open_to_another_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tmp_path, count=1)
+    nodes = {"local": ["n1", "n2", "n3"]}
+    campaign = stage.run(stage.engine(lambda spec, chance: Play(verdict=Verdict.NODE_LOST), nodes=nodes))
+    with Ledger.open(stage.path) as ledger:
+        assert closing_words(ledger, "test", campaign) == 0
+    assert "1 did not end by a submission's doing: `referee resume`" in capsys.readouterr().out
+
+
 def test_draining_ends_what_runs_and_starts_nothing_more(stage: Stage) -> None:
     engine = stage.engine(slots=2)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:

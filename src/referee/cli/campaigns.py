@@ -336,6 +336,12 @@ def _closing_words(ledger: Ledger, phase: str, campaign: Campaign) -> int:
     if status.done == status.total:
         screen.say(f"All {status.total} evaluations on {phase} have ended: {ok} ok, {status.total - ok} not.")
         _print_failures(ledger, phase)
+        rows = queries.evaluations(ledger, phase)
+        hosts = sum(row.final is False and row.verdict is not Verdict.UNROUTABLE for row in rows)
+        if hosts:
+            screen.say(
+                f"{hosts} did not end by a submission's doing: `referee resume` and `referee run` try them again."
+            )
         if held := queries.held(ledger, phase):
             screen.say(
                 f"{len(held)} submissions were not run, because they did not reproduce: {', '.join(sorted(held))}."
