@@ -14,6 +14,7 @@ from referee.challenge import Limits, MachineType, SlurmChoice
 from referee.engines.slurm_commands import PREFIX, SlurmCommands
 from referee.engines.slurm_request import Needs, errand, need_options, place_options
 from referee.errors import HostError, RefereeError
+from referee.routing import limits_on
 from referee.sandbox.doctor import HostCheck
 from referee.sandbox.levels import gives_gpus
 from referee.sandbox.policy import Level
@@ -51,7 +52,7 @@ def examine_cluster(
     ]
     for kind, machine in (machines or {}).items() if limits else ():
         gpus = limits.gpus if limits and machine.gpus and gives_gpus(level) else 0
-        needs = Needs(kind, limits or Limits(), gpus, level)
+        needs = Needs(kind, limits_on(limits or Limits(), machine), gpus, level)
         checks.append(_tried(f"machine type {kind}", functools.partial(_placed, slurm, choice, needs)))
     if all(check.status != "fail" for check in checks):
         checks.append(_tried("warden", lambda: _warden(slurm, choice)))
