@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -58,6 +58,7 @@ class BoxOutcome:
         host_oom_kills: processes killed because the machine, or a group above, ran out of memory: the host's doing.
         cpu_throttled: periods (of 0.1 s) in which it was held back at its share of the processors.
         start_seconds: from the runtime's start to the program's.
+        start_cpu_seconds: of `cpu_seconds`, what the runtime's own start took; it begins before the limit is set.
         peak_memory_bytes: of the whole cgroup, so that at the level `gvisor` the sentry's own is part of it.
         memory_limit_bytes: of the whole cgroup likewise.
         pids_peak: most processes and threads at once, where the kernel counts those of the submission alone.
@@ -78,6 +79,7 @@ class BoxOutcome:
     peak_memory_bytes: int = 0
     memory_limit_bytes: int = 0
     cpu_seconds: float = 0.0
+    start_cpu_seconds: float = 0.0
     cpu_throttled: int = 0
     wall_seconds: float = 0.0
     start_seconds: float = 0.0
@@ -209,12 +211,15 @@ class Box:
                 return BoxOutcome(started=False, start_error=error, log_bytes=self._log.seen_bytes)
             assert self._container is not None and self._stage is not None  # noqa: S101, PT018 - it was found
             started = self._start_time(self._stage, began)
+            assert self._leaf is not None  # noqa: S101 - the container is in it
+            start_cpu_seconds = self._leaf.cpu_seconds()
             self._watch_peak(stack)
             ending = self._watch(self._container, started + self._policy.wall_seconds)
             status = self._reap()
             wall_seconds = time.monotonic() - started
             self._log.drain()
-        return self._outcome(status, ending, wall_seconds, started - began)
+        outcome = self._outcome(status, ending, wall_seconds, started - began)
+        return replace(outcome, start_cpu_seconds=start_cpu_seconds)
 
     def harvest(self, name: str, limit_bytes: int) -> bytes | Refusal:
         """The one declared file of the output folder, or why it is refused. To be called after `run`."""

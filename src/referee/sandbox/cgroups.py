@@ -302,21 +302,25 @@ class Leaf:
             kills = self._counter("memory", "memory.events", "oom_kill")
             at_limit = self._counter("memory", "memory.events", "oom") > 0
             peak = self._number("memory", "memory.peak") or self._peak_without_counter(sampled_bytes)
-            cpu_seconds = self._counter("cpu", "cpu.stat", "usage_usec") / 1e6
         else:
             kills = self._counter("memory", "memory.oom_control", "oom_kill")
             peak = self._number("memory", "memory.max_usage_in_bytes") or 0
             at_limit = peak >= self.limit_bytes - _CHARGE_BATCH_BYTES
-            cpu_seconds = (self._number("cpuacct", "cpuacct.usage") or 0) / 1e9
         return Usage(
             oom_kills=kills if at_limit else 0,
             host_oom_kills=0 if at_limit else kills,
             peak_memory_bytes=peak,
-            cpu_seconds=cpu_seconds,
+            cpu_seconds=self.cpu_seconds(),
             cpu_throttled=self._counter("cpu", "cpu.stat", "nr_throttled"),
             pids_peak=self._number("pids", "pids.peak"),
             pids_refused=self._counter("pids", "pids.events", "max"),
         )
+
+    def cpu_seconds(self) -> float:
+        """The processor time of everything that ever ran in the leaf, so far."""
+        if self.host.version == 2:
+            return self._counter("cpu", "cpu.stat", "usage_usec") / 1e6
+        return (self._number("cpuacct", "cpuacct.usage") or 0) / 1e9
 
     def processes(self) -> list[int]:
         """The process ids in the leaf, as seen from here."""

@@ -181,8 +181,8 @@ def judge_excesses(excesses: Mapping[str, Excess]) -> list[Promise]:
     cpu, processes, endless = excesses["cpu"], excesses["processes"], excesses["endless"]
     log, output, scratch = excesses["log"], excesses["output"], excesses["scratch"]
     late = endless.outcome.wall_seconds - endless.limits.wall_time.total_seconds()
-    # The runtime's own start is counted in the same cgroup, under the same limit.
-    used = cpu.outcome.cpu_seconds / max(cpu.outcome.wall_seconds + cpu.outcome.start_seconds, 1e-9)
+    # The runtime's own start is counted in the same cgroup, and begins before the limit is set: it says nothing.
+    used = (cpu.outcome.cpu_seconds - cpu.outcome.start_cpu_seconds) / max(cpu.outcome.wall_seconds, 1e-9)
     peak, most = memory.outcome.peak_memory_bytes, memory.limits.memory + memory.runtime_bytes
     pids_peak = processes.outcome.pids_peak
     counts = _numbers(output)
