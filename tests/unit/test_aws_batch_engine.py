@@ -471,6 +471,27 @@ def test_a_controller_gives_signs_of_life_and_is_missed_only_if_it_did_not_end_i
     assert bench.engine.calls.counts["EnableAlarmActions"] == bench.engine.calls.counts["DisableAlarmActions"] == 1
 
 
+def test_an_alarm_that_could_not_be_switched_on_is_switched_on_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, watched = bench.engine.calls, list[bool]()
+    monkeypatch.setattr(calls, "watch_heartbeat", lambda _alarm, *, on: watched.append(on))
+    monkeypatch.setattr(calls, "heartbeat", silent)
+    heartbeat = Heartbeat(calls, STACK, "a")
+    heartbeat.beat(0.0)
+    heartbeat.end()
+    assert watched == []
+    monkeypatch.setattr(calls, "heartbeat", lambda _stack: None)
+    heartbeat.beat(301.0)
+    heartbeat.beat(602.0)
+    heartbeat.end()
+    assert watched == [True, False]
+
+
+def silent(_stack: str) -> None:
+    raise HostError("AWS did not answer.", hint="Wait.")
+
+
 # The child
 
 
