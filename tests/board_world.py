@@ -123,7 +123,7 @@ def cgroups_of_referee() -> set[str]:
     }
 
 
-_PASSING_SECONDS = 5.0
+_PASSING_SECONDS = 60.0
 # What was there before any test: another campaign's, or another run's that was killed.
 _CGROUPS_BEFORE = cgroups_of_referee()
 
@@ -145,7 +145,7 @@ def _cgroups_left(state: str) -> list[str]:
     found = {path for path in cgroups_of_referee() - _CGROUPS_BEFORE if _is_ours(Path(path), state)}
     deadline = time.monotonic() + _PASSING_SECONDS
     while found and time.monotonic() < deadline:
-        # Another test's campaign has empty ones too, for a moment; one that was left stays.
+        # Another test's sandbox, killed or just made, has empty ones too, for a while; one that was left stays.
         time.sleep(0.05)
         found = {path for path in found & cgroups_of_referee() if _is_ours(Path(path), state)}
     return sorted(found)

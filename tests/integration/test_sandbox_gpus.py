@@ -19,6 +19,7 @@ from referee.engines import hardware
 from referee.errors import HostError, UnsafeHostError
 from referee.sandbox import Box, HostCheck, cdi, enclosed, examine_host, sandbox_policy
 from referee.sandbox.gpus import claim_gpus, resolve_gpus
+from referee.sandbox.sweep import sweep
 from sandbox_world import LIMITS, World
 
 pytestmark = pytest.mark.containers
@@ -193,6 +194,9 @@ def test_a_gpu_is_never_given_twice(world: World, spec: Specification) -> None:
     os.waitpid(holder, 0)
     while (said := enclosed(lambda: take("GPU-one"))) != "ran":
         assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    while world.run_folder / "first" not in sweep(world.run_folder):  # as the next worker would
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
