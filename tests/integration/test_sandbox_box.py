@@ -21,7 +21,7 @@ import pytest
 from referee.challenge import Contract
 from referee.errors import HostError, UnsafeHostError
 from referee.images.model import UnpackedImage
-from referee.sandbox import Box, enclosed, mounts, sandbox_policy, sweep
+from referee.sandbox import Box, cgroups, enclosed, mounts, sandbox_policy, sweep
 from sandbox_world import LIMITS, MIB, World, cgroup_of, traces
 
 pytestmark = pytest.mark.containers
@@ -275,6 +275,49 @@ def test_nothing_stays_however_it_ends(world: World, tmp_path: Path, ending: str
     assert not [path for path in existed if Path(path).exists()]
     assert all(list(folder.iterdir()) == [] for folder in world.run_folder.iterdir())
     assert traces()["mounts"] == []
+
+
+def test_cgroups_that_would_not_go_are_known_to_the_next_sweep(world: World) -> None:
+    def act(_: Box) -> None:
+        def stay(leaf: cgroups.Leaf, seconds: float = 0.0) -> None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+        cgroups.Leaf.remove = stay  # type: ignore[method-assign] - in a process of its own
+
+    with pytest.raises(HostError, match="busy"):
+        world.run(world.shell("true"), during=act)
+    (folder,) = world.run_folder.iterdir()
+    there = cgroup_of(folder / "cgroups.json")
+    assert any(path.exists() for path in there)
+    assert sweep(world.run_folder) == [folder]
+    assert not any(path.exists() for path in there)
+
+
+def test_nothing_stays_at_the_root_of_version_2_where_the_worker_is_below_it(world: World, tmp_path: Path) -> None:
+    host = cgroups.locate()
+    if host.mode != "hybrid":
+        pytest.skip("this machine has no tree of version 2 beside version 1")
+    (tree,) = (each for each in host.hierarchies if each.version == 2)
+    group, seen = tree.mountpoint / f"test-{os.urandom(4).hex()}", tmp_path / "seen"
+    group.mkdir()
+
+    def act(_: Box) -> None:
+        (group / "cgroup.procs").write_text("0")
+
+        def note() -> None:
+            while not (records := list(world.run_folder.rglob("cgroups.json"))):
+                time.sleep(0.01)
+            while not (content := records[0].read_text()).endswith("]"):
+                time.sleep(0.01)
+            seen.write_text(Path(json.loads(content)[0]).name)
+
+        threading.Thread(target=note, daemon=True).start()
+
+    try:
+        assert world.run(world.shell("sleep 0.5"), during=act).exit_status == 0
+        assert not (tree.mountpoint / seen.read_text()).exists()
+    finally:
+        group.rmdir()
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.02, 0.05, 0.1, 0.3])

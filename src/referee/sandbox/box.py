@@ -123,6 +123,7 @@ class Box:
         self._items = items
         self._folder = folder.resolve(strict=True)
         self._leaf: cgroups.Leaf | None = None
+        self._leaf_stays = False
         self._stage: Stage | None = None
         self._process: Process | None = None
         self._refusal = ""
@@ -177,6 +178,8 @@ class Box:
 
     def _empty_folder(self) -> None:
         for path in self._folder.iterdir():
+            if self._leaf_stays and path.name in {LOCK_NAME, LEAF_NAME, NAMESPACE_NAME}:
+                continue  # what tells the next sweep of it
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -381,4 +384,6 @@ class Box:
 
     def _remove_leaf(self) -> None:
         if self._leaf is not None:
+            self._leaf_stays = True
             self._leaf.remove()
+            self._leaf_stays = False

@@ -251,8 +251,14 @@ class Leaf:
         return tuple(sorted(mine))
 
     def folders(self) -> list[Path]:
-        """Every folder that the leaf may have, one for each hierarchy."""
-        return [hierarchy.own / self.name for hierarchy in self.host.hierarchies]
+        """Every folder that the leaf may have, one for each hierarchy.
+
+        Beside version 1's hierarchies runc makes that of version 2 at its root, wherever it runs itself.
+        """
+        places = [hierarchy.own / self.name for hierarchy in self.host.hierarchies]
+        if self.host.version == 1:
+            places += [each.mountpoint / self.name for each in self.host.hierarchies if each.version == 2]
+        return list(dict.fromkeys(places))
 
     def _file(self, controller: str, name: str) -> str | None:
         hierarchy = self.host.of(controller)
