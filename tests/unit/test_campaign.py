@@ -10,6 +10,7 @@ import pytest
 from campaign_world import IMAGE, Stage, ok
 
 from referee.attempts import AttemptSpec
+from referee.campaign import Campaign
 from referee.challenge import MachineType
 from referee.cli.app import INTERRUPTED
 from referee.cli.campaigns import _closing_words as closing_words
@@ -104,15 +105,20 @@ def test_the_only_node_is_quarantined_and_the_campaign_says_so(tmp_path: Path) -
     assert len(stage.attempts()) <= 4
 
 
+def cancelled(campaign: Campaign, engine: MemoryEngine) -> Campaign:
+    """Begun, cancelled after its first pass, and followed until nothing runs."""
+    campaign.begin()
+    campaign.step()
+    campaign.cancel()
+    while campaign.step():
+        engine.wait(2.0)
+    return campaign
+
+
 def test_cancelled_work_counts_against_nobody_and_is_run_again(stage: Stage) -> None:
     engine = stage.engine(slots=2)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = stage.campaign(lease, engine)
-        campaign.begin()
-        campaign.step()
-        campaign.cancel()
-        while campaign.step():
-            engine.wait(2.0)
+        cancelled(stage.campaign(lease, engine), engine)
     assert stage.verdicts() == {None: 6, Verdict.CANCELLED: 2}
     stage.run(engine)
     assert stage.verdicts() == {Verdict.OK: 8}
@@ -123,12 +129,7 @@ def test_a_campaign_whose_last_evaluations_were_cancelled_says_that_it_is_not_do
 ) -> None:
     engine = stage.engine(slots=8)
     with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
-        campaign = stage.campaign(lease, engine)
-        campaign.begin()
-        campaign.step()
-        campaign.cancel()
-        while campaign.step():
-            engine.wait(2.0)
+        campaign = cancelled(stage.campaign(lease, engine), engine)
         assert closing_words(ledger, "test", campaign) == INTERRUPTED
     assert "8 were cancelled" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaign_world import Stage
-from prospects_world import Season, lengths
+from prospects_world import MACHINES, Season, lengths
 
 from referee.attempts import AttemptSpec
 from referee.campaign import Campaign, for_series
@@ -39,23 +39,16 @@ SMALL = Challenge.model_validate(
 )
 KINDS = {f"s-{number:03d}.test": "cpu" for number in range(60)}
 # Twice as fast by its price list, but really three and a half times: then it is the cheaper one.
-TWO = """[engine]
-name = "memory"
-[limits]
-wall_time = "2h"
-[machines.slow]
-cpus = 8
-memory = "64GiB"
-price = "0.60"
-count = 4
-reference = true
-[machines.fast]
+TWO = (
+    MACHINES
+    + """[machines.fast]
 cpus = 8
 memory = "64GiB"
 price = "1.50"
 speed = 2
 count = 4
 """
+)
 # Sixteen vCPUs are granted; where it saves money four will do. The price of a vCPU is the same.
 CPUS = """[engine]
 name = "memory"
