@@ -250,6 +250,11 @@ def decide(history: Sequence[Outcome], *, smoke: bool = False, once: bool = Fals
     return Dispatch(demand, avoid, smoke and not passed)
 
 
+def outgrown(history: Sequence[Outcome]) -> frozenset[str]:
+    """The machine types on which an evaluation's GPU memory ran out, in a smoke run or a full one."""
+    return frozenset(each.machine_type for each in history if each.verdict is Verdict.GPU_OUT_OF_MEMORY)
+
+
 _ONCE = "It is a probe, which is run once."
 _SMOKE = "In the smoke run, on a few files. "
 _STRENGTH = {Demand.ANY: 0, Demand.MORE_GPU_MEMORY: 1, Demand.REFERENCE: 2}

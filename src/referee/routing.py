@@ -32,7 +32,7 @@ def route(
     kind: str,
     demand: Demand,
     *,
-    last: str | None = None,
+    outgrown: Collection[str] = (),
     among: Collection[str] | None = None,
 ) -> Route | NoRoute:
     """The cheapest machine type that fits; the fastest of equally cheap ones.
@@ -42,7 +42,7 @@ def route(
         machines: the machine types that the engine has now.
         kind: `cpu` or `gpu`.
         demand: what the policy asks of the next machine.
-        last: the machine type of the last attempt, above which `MORE_GPU_MEMORY` looks.
+        outgrown: the machine types on which its GPU memory ran out, above all of which `MORE_GPU_MEMORY` looks.
         among: the machine types that the plan has for it; where none of them fits, any other does.
     """
     gpus = challenge.limits.gpus if kind == "gpu" else 0
@@ -54,8 +54,8 @@ def route(
         fitting = {name: machine for name, machine in fitting.items() if name in among} or fitting
     if demand is Demand.REFERENCE:
         fitting = {name: machine for name, machine in fitting.items() if machine.reference} or fitting
-    if demand is Demand.MORE_GPU_MEMORY and last is not None and last in machines:
-        least = machines[last].gpu_memory or 0
+    if demand is Demand.MORE_GPU_MEMORY:
+        least = max((machines[name].gpu_memory or 0 for name in outgrown if name in machines), default=0)
         larger = {name: machine for name, machine in fitting.items() if (machine.gpu_memory or 0) > least}
         fitting = larger or fitting
     name = min(fitting, key=lambda name: (fitting[name].price, -fitting[name].speed, name))

@@ -29,7 +29,7 @@ from referee.ledger import (
 from referee.objects import ObjectMissingError, ObjectStore
 from referee.orders import Orders, Purse, longest_first, originals, used_shares
 from referee.phases import PhaseData
-from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health
+from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health, outgrown
 from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
@@ -395,8 +395,7 @@ class Campaign:
         demand: Demand,
         among: Collection[str] | None = None,
     ) -> Route | NoRoute:
-        last = history[-1].machine_type if history else None
         machines = self._engine.machines()
         if self._further is not None and self._further.machine_type is not None:
             machines = {name: machine for name, machine in machines.items() if name == self._further.machine_type}
-        return route(self._challenge, machines, row.submission_kind, demand, last=last, among=among)
+        return route(self._challenge, machines, row.submission_kind, demand, outgrown=outgrown(history), among=among)
