@@ -8,11 +8,11 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -78,11 +78,20 @@ def service() -> Iterator[Service]:
         thread.join()
 
 
+class Keeper(Protocol):
+    """Who says what may be done (`s3_guard`)."""
+
+    def admits(self, method: str, path: str, headers: Mapping[str, str]) -> bool: ...
+
+    def hides_what_is_missing(self, headers: Mapping[str, str]) -> bool: ...
+
+
 @dataclass
 class Proxy:
     """In front of a service. `lose` says of a method and a path whether the answer to what was done is dropped.
 
-    While `down`, requests are refused as by an overloaded service (503); each one waits for `hold_seconds` first.
+    What the `keeper` does not admit is forbidden (403). While `down`, requests are refused as by an overloaded service
+    (503); each one waits for `hold_seconds` first.
     `seen` holds each request's method, path and status.
     """
 
@@ -94,6 +103,8 @@ class Proxy:
     down: bool = False
     hold_seconds: float = 0.0
     refused: int = 0
+    keeper: Keeper | None = None
+    forbidden: list[tuple[str, str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -109,17 +120,23 @@ def proxy(behind: Service) -> Iterator[Proxy]:
             time.sleep(made.hold_seconds)
             if made.down:
                 made.refused += 1
-                self.send_response(503)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self._refuse(503)
+                return
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            if made.keeper is not None and not made.keeper.admits(self.command, self.path, headers):
+                made.forbidden.append((self.command, self.path))
+                self._refuse(403)
                 return
             connection = http.client.HTTPConnection(host, timeout=30)
-            headers = {name: value for name, value in self.headers.items() if name.lower() != made.drop_header.lower()}
-            connection.request(self.command, self.path, body, headers)
+            passed = {name: value for name, value in headers.items() if name != made.drop_header.lower()}
+            connection.request(self.command, self.path, body, passed)
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
             made.seen.append((self.command, self.path, answer.status))
+            if answer.status == 404 and made.keeper is not None and made.keeper.hides_what_is_missing(headers):
+                self._refuse(403)
+                return
             if made.lose(self.command, self.path):
                 made.lost += 1
                 self.close_connection = True
@@ -133,6 +150,11 @@ def proxy(behind: Service) -> Iterator[Proxy]:
             self.send_header("Content-Length", length or "0")
             self.end_headers()
             self.wfile.write(content)
+
+        def _refuse(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815 - the base class looks for these
 

@@ -131,10 +131,10 @@ def test_the_bucket_admits_nothing_twice(challenge: Challenge) -> None:
     assert once["Condition"]["Null"] == {"s3:if-none-match": "true"}
     assert {each["Fn::Sub"] for each in once["Resource"]} == {f"${{Bucket.Arn}}/{name}/*" for name in ONCE}
     assert set(WRITTEN_BY_WORKERS) <= set(READ_BY_WORKERS) & set(ONCE)
-    assert set(READ_BY_WORKERS) <= {*ONCE, "blobs", "data"}
+    assert set(READ_BY_WORKERS) <= {*ONCE, "blobs"}
 
 
-def test_a_worker_reads_by_key_lists_nothing_and_writes_claims_and_results_alone(challenge: Challenge) -> None:
+def test_a_worker_reads_by_key_lists_nothing_and_writes_claims_notes_and_results_alone(challenge: Challenge) -> None:
     [policy] = template(challenge)["Resources"]["WorkerRole"]["Properties"]["Policies"]
     allowed: dict[str, set[str]] = {}
     for statement in policy["PolicyDocument"]["Statement"]:
@@ -143,7 +143,7 @@ def test_a_worker_reads_by_key_lists_nothing_and_writes_claims_and_results_alone
             allowed.setdefault(action, set()).update(json.dumps(each) for each in on)
     assert set(allowed) == {"s3:GetObject", "s3:PutObject", "kms:Decrypt", "kms:GenerateDataKey"}
     assert not [each for each in allowed["s3:GetObject"] if "/specs/" in each or "/maps/" in each]
-    assert len(allowed["s3:PutObject"]) == 2
+    assert len(allowed["s3:PutObject"]) == 3
 
 
 def test_the_metadata_are_one_hop_away_and_disks_are_encrypted(challenge: Challenge) -> None:
@@ -296,3 +296,11 @@ def test_status_waits_until_nothing_is_up(
 
 def test_the_smoke_test_says_that_it_was_never_run() -> None:
     assert "has not been run" in smoke_module.NOT_RUN
+
+
+def test_a_bucket_of_one_s_own_is_to_have_the_same_policy() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8")
+    [policy] = [json.loads(part.partition("```")[0]) for part in text.split("```json\n")[1:]]
+    [once] = [each for each in policy["Statement"] if each["Action"] == "s3:PutObject"]
+    assert {each.removesuffix("/*").rpartition("/")[2] for each in once["Resource"]} == set(ONCE)
+    assert once["Condition"] == {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}

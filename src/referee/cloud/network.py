@@ -71,10 +71,7 @@ def network() -> Json:
                 "PolicyDocument": policy(
                     {"Principal": "*"} | allow("s3:GetObject", "s3:PutObject", on=sub("${Bucket.Arn}/*")),
                     # Where ECR keeps the layers of images.
-                    {"Principal": "*"}
-                    | allow(
-                        "s3:GetObject", on=sub("arn:${AWS::Partition}:s3:::prod-${AWS::Region}-starport-layer-bucket/*")
-                    ),
+                    {"Principal": "*"} | allow("s3:GetObject", on=sub(_LAYERS)),
                 ),
             },
         ),

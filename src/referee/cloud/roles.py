@@ -72,7 +72,7 @@ def _instance() -> list[Json]:
 
 
 def _worker() -> list[Json]:
-    """Objects by their key, never a list of keys; it writes nothing but claims and results."""
+    """Objects by their key, never a list of keys; it writes claims, results, and notes that it was one too many."""
     return [
         allow("s3:GetObject", on=[sub("${Bucket.Arn}/" + name + "/*") for name in READ_BY_WORKERS]),
         allow("s3:PutObject", on=[sub("${Bucket.Arn}/" + name + "/*") for name in WRITTEN_BY_WORKERS]),

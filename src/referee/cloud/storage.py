@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from referee.cloud.words import Json, allow, arn, deny, named, policy, ref, resource, sub, tags
 
-# Keys under which an object is written once and never again. Those of blobs and data bear the digest of what they hold,
-# which every reader checks; they are uploaded in parts, which our client does without a condition.
-ONCE = ("claims", "results", "waves", "maps", "specs", "phases", "images", "layers", "probes")
-READ_BY_WORKERS = ("waves", "phases", "data", "images", "layers", "blobs", "claims", "results")
-WRITTEN_BY_WORKERS = ("claims", "results")
+# Keys under which an object is written once and never again. Those of blobs bear the digest of what they hold, which
+# every reader checks; they are uploaded in parts, which our client does without a condition.
+ONCE = (
+    "claims", "duplicates", "results", "waves", "maps", "specs", "phases", "data", "images", "layers", "probes",
+)  # fmt: skip
+# What they write they also read back: after a lost reply, to know whether it was their own.
+READ_BY_WORKERS = ("waves", "phases", "data", "images", "layers", "blobs", "claims", "duplicates", "results")
+WRITTEN_BY_WORKERS = ("claims", "duplicates", "results")
 
 
 def storage() -> Json:

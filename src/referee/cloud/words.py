@@ -56,7 +56,7 @@ def policy(*statements: Json) -> Json:
 
 
 def trust(service: str) -> Json:
-    """Who may take a role: a service of AWS, for this account alone."""
+    """Who may take a role: a service of AWS."""
     return policy(
         {
             "Effect": "Allow",
