@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from referee.challenge import Challenge, Limits, MachineType
+from referee.challenge import Challenge, Limits, MachineType, markets
 from referee.policy import Demand
 from referee.units import format_size
 
@@ -34,6 +34,7 @@ def route(
     *,
     outgrown: Collection[str] = (),
     among: Collection[str] | None = None,
+    only: str | None = None,
 ) -> Route | NoRoute:
     """The cheapest machine type that fits; the fastest of equally cheap ones.
 
@@ -44,7 +45,14 @@ def route(
         demand: what the policy asks of the next machine.
         outgrown: the machine types on which its GPU memory ran out, above all of which `MORE_GPU_MEMORY` looks.
         among: the machine types that the plan has for it; where none of them fits, any other does.
+        only: the one machine type that it is bound to.
     """
+    # A machine type is not the reference because the others cannot be had, or were not asked for.
+    sole = len(machines) == 1 and not any(machine.reference for machine in challenge.machines.values())
+    if only is not None:
+        machines = {name: machine for name, machine in machines.items() if name == only}
+        if not machines:
+            return NoRoute(f"The engine has no machine type {only} now, to which the run is bound.")
     gpus = challenge.limits.gpus if kind == "gpu" else 0
     fitting = {name: machine for name, machine in machines.items() if not lacks(machine, challenge.limits, gpus)}
     if not fitting:
@@ -55,12 +63,13 @@ def route(
     if demand is Demand.REFERENCE:
         fitting = {name: machine for name, machine in fitting.items() if machine.reference} or fitting
     if demand is Demand.MORE_GPU_MEMORY:
-        least = max((machines[name].gpu_memory or 0 for name in outgrown if name in machines), default=0)
+        known = {**markets(challenge.machines), **machines}  # where it ran out may be what cannot be had now
+        least = max((known[name].gpu_memory or 0 for name in outgrown if name in known), default=0)
         larger = {name: machine for name, machine in fitting.items() if (machine.gpu_memory or 0) > least}
         fitting = larger or fitting
     name = min(fitting, key=lambda name: (fitting[name].price, -fitting[name].speed, name))
     machine = fitting[name]
-    return Route(name, machine.reference or len(machines) == 1, 1.0 / machine.speed)
+    return Route(name, machine.reference or sole, 1.0 / machine.speed)
 
 
 def limits_on(limits: Limits, machine: MachineType) -> Limits:

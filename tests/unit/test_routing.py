@@ -51,6 +51,31 @@ def test_more_gpu_memory_is_more_than_where_it_ran_out_not_than_where_it_was_las
     assert chosen(Demand.MORE_GPU_MEMORY, "t4", machines=only_two) == "v100"
 
 
+def test_where_it_ran_out_counts_also_while_that_type_cannot_be_had() -> None:
+    challenge = Challenge.model_construct(limits=Limits(), machines=MACHINES)
+    there = {name: MACHINES[name] for name in ("t4", "a100")}
+    found = route(challenge, there, "gpu", Demand.MORE_GPU_MEMORY, outgrown=("v100",))
+    assert isinstance(found, Route)
+    assert found.machine_type == "a100"
+
+
+def test_a_machine_type_is_the_reference_by_declaration_or_as_the_only_one_that_there_is() -> None:
+    def is_reference(machines: dict[str, MachineType], declared: dict[str, MachineType], only: str | None) -> bool:
+        challenge = Challenge.model_construct(limits=Limits(), machines=declared)
+        found = route(challenge, machines, "gpu", Demand.ANY, only=only)
+        assert isinstance(found, Route)
+        return found.reference
+
+    v100 = {"v100": MACHINES["v100"]}
+    assert is_reference(v100, {}, None)
+    assert is_reference(MACHINES, MACHINES, "t4")
+    assert not is_reference(MACHINES, {}, "v100")  # others are there, only not asked for
+    assert not is_reference(v100, MACHINES, None)  # the declared one cannot be had now
+    assert route(CHALLENGE, MACHINES, "gpu", Demand.ANY, only="h100") == NoRoute(
+        "The engine has no machine type h100 now, to which the run is bound."
+    )
+
+
 def test_what_ran_out_is_known_from_every_attempt() -> None:
     history = [
         Outcome("e", Verdict.GPU_OUT_OF_MEMORY, machine_type="t4", smoke=True),

@@ -395,7 +395,12 @@ class Campaign:
         demand: Demand,
         among: Collection[str] | None = None,
     ) -> Route | NoRoute:
-        machines = self._engine.machines()
-        if self._further is not None and self._further.machine_type is not None:
-            machines = {name: machine for name, machine in machines.items() if name == self._further.machine_type}
-        return route(self._challenge, machines, row.submission_kind, demand, outgrown=outgrown(history), among=among)
+        return route(
+            self._challenge,
+            self._engine.machines(),
+            row.submission_kind,
+            demand,
+            outgrown=outgrown(history),
+            among=among,
+            only=self._further.machine_type if self._further is not None else None,
+        )
