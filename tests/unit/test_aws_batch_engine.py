@@ -613,6 +613,11 @@ def test_a_controller_that_leads_is_missed_as_soon_as_it_is_silent(bench: Bench)
         return bool(boto3.client("cloudwatch").describe_alarms(AlarmNames=["a"])["MetricAlarms"][0]["ActionsEnabled"])
 
     assert told()  # a controller that vanishes leaves it so
+    jobs = engine.submit(bench.specs(3))
+    engine.close()
+    assert told()  # and so does one that fails while jobs are out, which nobody follows now
+    while {seen.state for seen in engine.observe(jobs)} != {JobState.ENDED}:
+        engine.wait(5.0)
     engine.close()
     assert not told()
 

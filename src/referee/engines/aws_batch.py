@@ -196,10 +196,11 @@ class AwsBatchEngine:
         return self._lives.look()
 
     def close(self) -> None:
-        """Let go of the engine: jobs are AWS's."""
+        """Let go of the engine: jobs are AWS's. A controller that leaves while some are out is missed by the alarm."""
         self._following.close()
         self._lives.look()
-        self._heartbeat.end()
+        if not any(array.is_live for array in self._following.arrays.values()):
+            self._heartbeat.end()
 
     # Submitting
 
