@@ -68,6 +68,16 @@ WRONG = [
     ("[sandbox]\nlevel = 'docker'", "sandbox.level: 'docker' is not one of 'runc' or 'gvisor'"),
     ("budget = 12.5", "budget: 12.5 is not an amount of money"),
     ("deadline = 'soon'", "deadline: "),
+    ("deadline = 2030-01-31T12:00:00", "deadline: 2030-01-31 12:00:00 has no time zone"),
+    ("[engine]\nname = 'aws-batch'\naws.stack = '../Up x'", "engine.aws.stack: "),
+    (
+        "[phases.extra]\ndata = '.'\nvisibility = 'public'",
+        "phases.test.labels: the labels lie in the data folder of the phase extra",
+    ),
+    (
+        "[phases.extra]\ndata = 'data'\nmetadata = 'data/a.mp4'\nvisibility = 'public'",
+        "phases.extra.metadata: the metadata lie in the data folder",
+    ),
     ("folder = '/'", "folder: there is no such key"),
     ("name = ", "is not valid TOML"),
 ]
@@ -80,6 +90,19 @@ def test_each_mistake_is_one_sentence_with_its_place(folder: Path, line: str, se
         load(folder, text)
     assert sentence in caught.value.message
     assert caught.value.hint
+
+
+def test_a_name_is_made_of_few_characters_from_its_first_to_its_last(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"name: .*\.\./Up x"):
+        load(folder, MINIMAL.replace('"small"', '"../Up x"'))
+
+
+def test_a_folder_of_data_must_not_hold_what_referee_keeps(folder: Path) -> None:
+    (folder / "labels").mkdir()
+    (folder / "labels" / "test.csv").write_text("filename,label\n")
+    text = MINIMAL.replace('data = "data"', 'data = "."').replace('labels = "labels.csv"\n', "")
+    with pytest.raises(ConfigurationError, match=r"phases\.test\.data: .*challenge\.toml"):
+        load(folder, text)
 
 
 def test_all_mistakes_are_reported_at_once(folder: Path) -> None:

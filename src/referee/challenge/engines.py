@@ -75,7 +75,7 @@ class AwsChoice(Frozen):
         look: between two times that states are looked up, because events may be lost.
     """
 
-    stack: Annotated[str, Field(pattern=r"[a-z][a-z0-9-]{0,31}")]
+    stack: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
     region: str = "us-east-1"
     profile: str | None = None
     alone: bool = False

@@ -105,10 +105,23 @@ def _check_files(challenge: Challenge, path: Path) -> None:
                     f"{path}: phases.{name}.{key}: there is no file {challenge.folder / file}.",
                     hint="Correct the path (it is relative to challenge.toml), or remove the key.",
                 )
-        if phase.labels is not None and (challenge.folder / phase.labels).resolve().is_relative_to(
-            (challenge.folder / phase.data).resolve()
-        ):
-            raise ConfigurationError(
-                f"{path}: phases.{name}.labels: the labels lie in the data folder, where submissions could read them.",
-                hint="Move them out of the data folder.",
-            )
+        _check_data(challenge, path, name)
+
+
+def _check_data(challenge: Challenge, path: Path, phase: str) -> None:
+    """Submissions see all that lies in a data folder: it must hold nothing that they must not see, of any phase."""
+    folder = (challenge.folder / challenge.phases[phase].data).resolve()
+    for name, other in challenge.phases.items():
+        for key, file in (("labels", other.labels), ("metadata", other.metadata)):
+            if file is not None and (challenge.folder / file).resolve().is_relative_to(folder):
+                whose = "" if name == phase else f" of the phase {phase}"
+                raise ConfigurationError(
+                    f"{path}: phases.{name}.{key}: the {key} lie in the data folder{whose}, where submissions could "
+                    "read them.",
+                    hint="Move them out of the data folder.",
+                )
+    if challenge.state_folder.resolve().is_relative_to(folder):
+        raise ConfigurationError(
+            f"{path}: phases.{phase}.data: {folder} holds {FILE_NAME} and what Referee keeps beside it.",
+            hint="Give the phase's files a folder of their own.",
+        )

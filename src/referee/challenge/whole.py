@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from referee.challenge.contract import Contract, Limits, Phase, PredictionFormat
 from referee.challenge.engines import EngineChoice, SandboxChoice, SmokeChoice
@@ -22,12 +22,18 @@ FILE_NAME = "challenge.toml"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 
 
+def _in_a_time_zone(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: write it as {moment.isoformat()}Z, or with +02:00 behind it")
+    return moment
+
+
 class Challenge(Frozen):
     """The whole of `challenge.toml`, validated. `folder` is where it lies; all its paths are below."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN.pattern)]
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
     title: str = ""
-    deadline: datetime | None = None
+    deadline: Annotated[datetime, AfterValidator(_in_a_time_zone)] | None = None
     budget: Usd | None = None
     finals_per_team: int = Field(default=2, gt=0)
     phases: dict[str, Phase] = Field(min_length=1)
