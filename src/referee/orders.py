@@ -151,12 +151,14 @@ def most_usd(
 def _attempt_usd(
     row: AttemptRow, machines: Mapping[str, MachineType], limit: timedelta, start_up: timedelta
 ) -> Decimal:
-    # One that ended without telling its hours may have run as long as its limit.
+    # One that ended without telling its hours may have run as long as its limit; without a node no worker claimed it.
     machine = machines.get(row.machine_type)
-    if machine is None or row.verdict is Verdict.DUPLICATE:
+    never_began = row.verdict is not None and row.node is None
+    if machine is None or row.verdict is Verdict.DUPLICATE or never_began:
         return Decimal(0)
     if row.verdict is not None and row.started_at is not None and row.ended_at is not None:
-        return machine.price * Decimal(repr((row.ended_at - row.started_at).total_seconds())) / _HOUR
+        seconds = max((row.ended_at - row.started_at).total_seconds(), 0.0)  # a node's clock may have been set back
+        return machine.price * Decimal(repr(seconds)) / _HOUR
     return most_usd(machine, limit, row.wall_time_scale, start_up)
 
 

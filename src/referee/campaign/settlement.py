@@ -8,7 +8,7 @@ from referee.attempts import AttemptResult, read_claim, read_result
 from referee.engines.contract import Observation
 from referee.errors import HostError, ObjectStoreError, RefereeError
 from referee.ledger import AttemptEnded, AttemptFenced, queries
-from referee.objects import ObjectMissingError, ObjectStore
+from referee.objects import ObjectMissingError, ObjectStore, ObjectTooLargeError
 from referee.verdicts import Verdict
 
 _RESULT_LIMIT_BYTES = 1 << 20
@@ -54,20 +54,27 @@ def ended(objects: ObjectStore, row: queries.AttemptRow, seen: Observation, *, c
     return AttemptEnded(
         attempt=row.attempt,
         verdict=Verdict.RESULT_LOST,
-        node=seen.node,
+        node=seen.node or _claimed_by(objects, row.attempt),
         detail=str(result),
         reported_by="controller",
     )
 
 
 def result_of(objects: ObjectStore, row: queries.AttemptRow) -> AttemptResult | RefereeError | None:
-    """The attempt's result; None if there is none; the error if what is there is not a result of this attempt."""
+    """The attempt's result; None if there is none; the error if what is there is not a result of this attempt.
+
+    Raises:
+        ObjectStoreError: if the store does not answer, so that nothing is known: what was written counts once it does.
+    """
     try:
         data = objects.get(f"results/{row.result_key}/result.json", limit_bytes=_RESULT_LIMIT_BYTES)
         return read_result(data, row.attempt)
     except ObjectMissingError:
         return None
-    except (ObjectStoreError, HostError) as error:
+    except (ObjectTooLargeError, HostError) as error:
+        return error
+    except ObjectStoreError as error:
+        objects.exists(f"specs/{row.attempt}.json")  # raises if the store is away; else it is this object that is bad
         return error
 
 
