@@ -42,6 +42,7 @@ class Offer(Frozen):
         speed: relative to the reference machine type, until a pilot has measured it for each submission.
         billing_granularity: time is billed in steps of this.
         billing_minimum: and at least for this.
+        interrupted_hour_free: a spot machine that is taken away within its first hour costs nothing (EC2's rule).
         price_date: when the price stood so.
         price_source: where it stood so.
     """
@@ -61,6 +62,7 @@ class Offer(Frozen):
     speed: float = Field(default=1.0, gt=0)
     billing_granularity: Duration = timedelta(seconds=1)
     billing_minimum: Duration | None = None
+    interrupted_hour_free: bool = False
     price_date: date | None = None
     price_source: str
     spot_date: date | None = None

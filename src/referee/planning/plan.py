@@ -50,6 +50,13 @@ class PoolPlan(Frozen):
     quota_pool: str | None
 
 
+class SpotLosses(Frozen):
+    """What the plan believes of the rate at which spot machines are taken away: a gamma law of the losses an hour."""
+
+    losses: float
+    hours: float
+
+
 class DeadlineCost(Frozen):
     """What the whole would cost with another deadline, and on how many machines; None where no plan keeps it."""
 
@@ -72,6 +79,7 @@ class Plan(Frozen):
         drivers: what the width of the forecast comes from.
         changes: what other machines or another deadline would change.
         by_deadline: what other deadlines would cost; empty where machines cost nothing.
+        spot_losses: None where spot capacity was not asked for.
     """
 
     version: Literal[1] = 1
@@ -99,6 +107,7 @@ class Plan(Frozen):
     changes: tuple[str, ...]
     warnings: tuple[str, ...]
     by_deadline: tuple[DeadlineCost, ...] = ()
+    spot_losses: SpotLosses | None = None
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -16,7 +16,7 @@ from referee.planning.interval import Interval
 from referee.planning.plan import Plan, PoolPlan
 from referee.planning.runtime import product_limit
 from referee.planning.simulation import Outcome, Pool, draw_fates, simulate
-from referee.planning.spot import LossRate
+from referee.planning.spot import MOST_TRIES, LossRate
 from referee.planning.strata import strata_of
 
 Floats = NDArray[np.float64]
@@ -64,10 +64,13 @@ def rehearse(
         seed: of all draws.
         overhead_hours: pull and staging of an evaluation.
         aside_usd: what was spent on probes.
-        losses: of spot machines; drawn anew for each tenth of the replicates, as it is uncertain.
+        losses: of spot machines, by default as the plan believes; drawn anew for each tenth of the replicates, as it is
+            uncertain.
         zone_share, zones: how many of the losses take a whole zone, and of how many zones.
     """
     rng = np.random.default_rng(seed)
+    if losses is None and plan.spot_losses is not None:
+        losses = LossRate(plan.spot_losses.losses, plan.spot_losses.hours)
     strata = strata_of(groups, catalogue, plan.assignment, overhead_hours)
     usd = np.full(replicates, spent_usd(groups, catalogue) + aside_usd)
     ends, lost = np.zeros(replicates), np.zeros(replicates)
@@ -107,6 +110,8 @@ def _pool(planned: PoolPlan, catalogue: Catalogue, zone_share: float, zones: int
         spot_usd_per_hour=float(planned.usd_per_hour) if planned.market == "spot" else None,
         zone_share=zone_share,
         zones=zones,
+        spot_tries=MOST_TRIES,
+        first_hour_free=offer.interrupted_hour_free,
         billing_granularity_hours=offer.billing_granularity.total_seconds() / 3600,
         billing_minimum_hours=offer.billing_minimum.total_seconds() / 3600 if offer.billing_minimum else 0.0,
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
-MOST_TRIES = 5
+# As many as the controller makes (`campaign.markets`): the last attempt that a host may fail is on demand.
+MOST_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from referee.planning.groups import Group
 from referee.planning.plan import Plan
 from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import product_limit
+from referee.planning.spot import MOST_TRIES
 from referee.units import format_hours, format_size
 
 
@@ -92,7 +93,7 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
     cost = f"In all it costs ${plan.cost.mid:,.2f}, between ${plan.cost.low:,.2f} and ${plan.cost.high:,.2f} ({level})."
     said = [
         f"{plan.ended} of {plan.evaluations} evaluations have ended; the forecast rests on them.",
-        cost if plan.cost.high else "These machines cost nothing.",
+        cost if plan.cost.high else _next_to_nothing(plan),
         (
             f"In all it takes {_hours(plan.hours.mid)} of machine time, between {_hours(plan.hours.low)} and"
             f" {_hours(plan.hours.high)} ({level})."
@@ -107,8 +108,20 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
         )
     if plan.price_of_confidence_usd:
         said.append(f"The confidence costs ${plan.price_of_confidence_usd:,.2f} against a plan with even odds.")
+    if any(pool.market == "spot" for pool in plan.pools) and plan.spot_losses is not None:
+        rate = plan.spot_losses.losses / plan.spot_losses.hours
+        said.append(
+            f"Spot machines are believed to be taken away {rate:.2g} times an hour; after {MOST_TRIES} such losses an"
+            " evaluation runs on demand."
+        )
     said += [*plan.drivers, plan.one_more_day, *_changes(plan.changes), *plan.warnings]
     return tuple(note for note in said if note)
+
+
+def _next_to_nothing(plan: Plan) -> str:
+    if any(pool.usd_per_hour for pool in plan.pools):
+        return "In all it costs less than a cent."
+    return "These machines cost nothing."
 
 
 def _changes(changes: Sequence[str]) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from referee.challenge import Challenge
 from referee.errors import ConfigurationError
-from referee.ledger import Ledger
+from referee.ledger import Ledger, queries
 from referee.planning.catalogue import Catalogue
 from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
-from referee.planning.plan import DeadlineCost, Plan
+from referee.planning.plan import DeadlineCost, Plan, SpotLosses
 from referee.planning.planner import Wishes, make_plan
 from referee.planning.rehearsal import Rehearsal, rehearse
 from referee.planning.tables import cost_against_deadline, runtime_quantiles
@@ -21,6 +21,7 @@ from referee.prospects.execution import pool_name
 from referee.prospects.fleet import bought, everything, used
 from referee.prospects.hindsight import Spread
 from referee.prospects.history import groups, history, spent_aside
+from referee.prospects.interruptions import learned
 from referee.units import format_duration
 
 _DEADLINES = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
@@ -60,10 +61,13 @@ def propose(
     wishes = replace(
         wishes, excluded=frozenset(known.offers) - frozenset(catalogue.offers), aside_hours=hours, aside_usd=usd
     )
+    if wishes.spot is not None:
+        wishes = replace(wishes, spot=learned(wishes.spot, queries.attempts(ledger), now))
     plan = make_plan(challenge.name, phase, seen, known, wishes)
     plan = plan.model_copy(
         update={
             "made_at": now,
+            "spot_losses": SpotLosses(losses=wishes.spot.losses, hours=wishes.spot.hours) if wishes.spot else None,
             "by_deadline": _curve(seen, known, wishes, plan),
             "warnings": (*plan.warnings, *_unknown_speeds(known, catalogue, seen), *_not_rented(challenge, plan)),
         }
