@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
 from referee.challenge import MachineType, SmokeChoice
 from referee.ledger.queries import AttemptRow, SubmissionRow
+from referee.planning.classes import Holding, Measured, NeedClass, class_of, gpu_bytes
 from referee.policy import Demand
 from referee.verdicts import Verdict
 
@@ -29,7 +30,10 @@ class Orders:
 
     Attributes:
         only: the evaluations to be run now (a pilot's); None: all.
-        shares: by kind of submission, how many of its evaluations go to each machine type.
+        smoked: beside them, those of which the smoke run alone is wanted now.
+        smoke_on: by kind of submission, the machine type of smoke runs; where it is not named, as for full runs.
+        shares: by class of measured need or kind of submission, how many of its evaluations go to each machine type.
+        classes: of measured need, into which the plan divided kinds.
         machines: at most so many attempts side by side on each machine type; one that is not named is not bounded.
         since: attempts that were planned before are not part of the shares.
         budget_usd: nothing is started that could, at its limit of time, make the whole phase cost more.
@@ -37,15 +41,18 @@ class Orders:
     """
 
     only: frozenset[str] | None = None
+    smoked: frozenset[str] = frozenset()
+    smoke_on: Mapping[str, str] = field(default_factory=dict)
     shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     machines: Mapping[str, int] = field(default_factory=dict)
     since: datetime | None = None
     budget_usd: Decimal | None = None
     aside_usd: Decimal = Decimal(0)
+    classes: tuple[NeedClass, ...] = ()
 
-    def wants(self, evaluation: str) -> bool:
-        """Whether the evaluation is to be run now."""
-        return self.only is None or evaluation in self.only
+    def wants(self, evaluation: str, *, smoke: bool = False) -> bool:
+        """Whether the evaluation is to be run now; with `smoke`, whether its smoke run is."""
+        return self.only is None or evaluation in self.only or (smoke and evaluation in self.smoked)
 
     def room(self, free: Mapping[str, int], open_attempts: Mapping[str, int]) -> dict[str, int]:
         """How many more attempts may be started on each machine type, of what the engine would take."""
@@ -57,37 +64,91 @@ class Orders:
         }
 
     def among(
-        self, kind: str, demand: Demand, used: Mapping[tuple[str, str], int], room: Mapping[str, int]
+        self, group: str, demand: Demand, used: Mapping[tuple[str, str], int], room: Mapping[str, int]
     ) -> Collection[str] | None:
         """The machine types that an evaluation's next attempt may go to; None: any.
 
         The one of which the plan has the largest share left, of those with room now. What the last attempt showed to be
         needed (more GPU memory, the reference type) wins over the plan.
+
+        Args:
+            group: the evaluation's class of measured need, or its kind; who came into a class of which the plan had
+                nobody may go to any type that is enough.
+            demand: what the policy asks of the next machine.
+            used: how many of each group went to each machine type.
+            room: how many attempts each machine type takes now.
         """
-        shares = self.shares.get(kind)
-        if not shares or demand is not Demand.ANY:
+        if demand is not Demand.ANY:
             return None
-        left = {name: 1 - used.get((kind, name), 0) / count for name, count in shares.items() if count}
+        shares = self.shares.get(group)
+        if not shares:
+            return next((each.machine_types for each in self.classes if each.name == group), None)
+        left = {name: 1 - used.get((group, name), 0) / count for name, count in shares.items() if count}
         open_to = [name for name in left if left[name] > 0] or list(left)
         free = [name for name in open_to if room.get(name, 0) > 0] or open_to
         return {max(free, key=lambda name: (left[name], name))}
 
 
+def measured_of(attempts: Iterable[AttemptRow], machines: Mapping[str, Holding], cpus: float) -> dict[str, Measured]:
+    """What was measured of each evaluation, in its smoke runs; in its full runs, if it had no smoke run.
+
+    Only one of the two, so that whoever has run in full is told apart by the same measure as who has not.
+
+    Args:
+        attempts: of the phase.
+        machines: those that they ran on.
+        cpus: the most that an attempt is granted.
+    """
+    told = [row for row in attempts if row.verdict in _TELLING and row.machine_type in machines]
+    smoked = {row.evaluation for row in told if row.smoke}
+    found: dict[str, Measured] = {}
+    for row in told:
+        if row.smoke or row.evaluation not in smoked:
+            machine, before = machines[row.machine_type], found.get(row.evaluation, Measured())
+            found[row.evaluation] = _with(before, row, gpu_bytes(machine), min(machine.cpus, cpus))
+    return found
+
+
+_TELLING = frozenset({Verdict.OK, Verdict.GPU_OUT_OF_MEMORY})
+
+
+def _with(before: Measured, row: AttemptRow, memory_bytes: int, cpus: float) -> Measured:
+    if row.verdict is Verdict.GPU_OUT_OF_MEMORY:
+        return replace(before, outgrown_bytes=max(before.outgrown_bytes, memory_bytes))
+    seen = row.measurements
+    if seen is None:
+        return before
+    if cpus >= before.granted_cpus and seen.wall_seconds > 0:
+        before = replace(before, cpus=seen.cpu_seconds / seen.wall_seconds, granted_cpus=cpus)
+    return replace(
+        before,
+        gpu_memory_bytes=max(before.gpu_memory_bytes, seen.gpu_peak_memory_bytes or 0),
+        held_bytes=min(before.held_bytes or memory_bytes, memory_bytes),
+    )
+
+
+def members_of(
+    kinds: Mapping[str, str], measured: Mapping[str, Measured], classes: Sequence[NeedClass]
+) -> dict[str, str]:
+    """Of each evaluation its class of measured need, or its kind where it was not measured or there are none."""
+    return {name: class_of(kind, measured.get(name), classes) for name, kind in kinds.items()}
+
+
 def used_shares(
-    attempts: Sequence[AttemptRow], kinds: Mapping[str, str], since: datetime | None
+    attempts: Sequence[AttemptRow], groups: Mapping[str, str], since: datetime | None
 ) -> Counter[tuple[str, str]]:
-    """How many evaluations of each kind went to each machine type, by their first full attempt since then.
+    """How many evaluations of each class or kind went to each machine type, by their first full attempt since then.
 
     Args:
         attempts: of the phase, in the order in which they were planned.
-        kinds: of each evaluation.
+        groups: of each evaluation its class or kind.
         since: earlier attempts are left out.
     """
     first: dict[str, str] = {}
     for row in attempts:
         if not row.smoke and (since is None or row.planned_at >= since):
             first.setdefault(row.evaluation, row.machine_type)
-    return Counter((kinds[evaluation], name) for evaluation, name in first.items() if evaluation in kinds)
+    return Counter((groups[evaluation], name) for evaluation, name in first.items() if evaluation in groups)
 
 
 class Purse:

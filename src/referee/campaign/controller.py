@@ -27,7 +27,7 @@ from referee.ledger import (
     queries,
 )
 from referee.objects import ObjectMissingError, ObjectStore
-from referee.orders import Orders, Purse, longest_first, originals, used_shares
+from referee.orders import Orders, Purse, longest_first, measured_of, members_of, originals, used_shares
 from referee.phases import PhaseData
 from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health, outgrown
 from referee.routing import NoRoute, Route, route
@@ -137,11 +137,16 @@ class Campaign:
         unfinished = not self._series and queries.phases(self._ledger)[self._phase].finished_at is None
         if unfinished and status.done == status.total:
             self._lease.append([CampaignFinished(phase=self._phase)])
-        return self._waits() and not self._draining and not self.stopped_because
+        return self._waits(candidates) and not self._draining and not self.stopped_because
 
-    def _waits(self) -> bool:
-        rows = queries.evaluations(self._ledger, self._phase, series=self._series)
-        return any(row.verdict is None and self._orders.wants(row.evaluation) for row in rows)
+    def _waits(self, candidates: Sequence[_Candidate]) -> bool:
+        undecided = [
+            row for row in queries.evaluations(self._ledger, self._phase, series=self._series) if row.verdict is None
+        ]
+        if any(self._orders.wants(row.evaluation) for row in undecided):
+            return True
+        # Smoke runs alone: those that could not be started yet, and those of which the engine has not been told.
+        return bool(candidates) or any(row.open_attempt and row.evaluation in self._orders.smoked for row in undecided)
 
     # What is wanted
 
@@ -231,7 +236,7 @@ class Campaign:
                 history, smoke=self._challenge.smoke.items is not None and not self._probing, once=self._probing
             )
             if isinstance(action, Dispatch):
-                if self._orders.wants(evaluation) and evaluation not in run_instead:
+                if self._orders.wants(evaluation, smoke=action.smoke) and evaluation not in run_instead:
                     candidates.append((evaluation, history, action))
                 continue
             ended = [row for row in queries.attempts(self._ledger, evaluation=evaluation) if row.verdict is not None]
@@ -297,14 +302,17 @@ class Campaign:
         room = self._orders.room(
             self._engine.capacity().free, Counter(row.machine_type for row in attempts if row.verdict is None)
         )
-        used = used_shares(attempts, {name: row.submission_kind for name, row in rows.items()}, self._orders.since)
+        groups = self._groups(rows, attempts)
+        used = used_shares(attempts, groups, self._orders.since)
         limit, aside = self._challenge.limits.wall_time, self._orders.aside_usd + self._beside_usd(attempts)
         purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), limit, aside)
         planned: list[AttemptPlanned] = []
         specs: list[AttemptSpec] = []
         for evaluation, history, action in self._in_order(candidates, rows, sum(room.values())):
             row = rows[evaluation]
-            among = self._orders.among(row.submission_kind, action.demand, used, room)
+            among = self._orders.among(groups[evaluation], action.demand, used, room)
+            if action.smoke and action.demand is Demand.ANY and row.submission_kind in self._orders.smoke_on:
+                among = {self._orders.smoke_on[row.submission_kind]}
             found = self._route(row, history, action.demand, among)
             if isinstance(found, NoRoute):
                 self._lease.append(
@@ -320,7 +328,7 @@ class Campaign:
                     self.stopped_because = purse.empty
                 break
             room[found.machine_type] -= 1
-            used[row.submission_kind, found.machine_type] += not action.smoke
+            used[groups[evaluation], found.machine_type] += not action.smoke
             intent = intended(self._challenge, row, found, engine=self._engine.name, smoke=action.smoke)
             planned.append(intent)
             avoided = action.avoid_nodes | self._quarantined | self._used_before(row, found.machine_type)
@@ -332,6 +340,16 @@ class Campaign:
         for spec in specs:
             self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
         self._submit(specs)
+
+    def _groups(
+        self, rows: Mapping[str, queries.EvaluationRow], attempts: Sequence[queries.AttemptRow]
+    ) -> dict[str, str]:
+        """Of each evaluation its class of measured need, where the plan has classes, or its kind."""
+        kinds = {name: row.submission_kind for name, row in rows.items()}
+        if not self._orders.classes:
+            return kinds
+        measured = measured_of(attempts, self._engine.machines(), self._challenge.limits.cpus)
+        return members_of(kinds, measured, self._orders.classes)
 
     def _beside_usd(self, attempts: Sequence[queries.AttemptRow]) -> Decimal:
         """What an engine's machines have cost beside the attempts on them, where money is bounded."""

@@ -90,7 +90,7 @@ def _orders(
     if plan is not None:
         before = execution.confirmed_plans(ledger, phase)
         if not before or before[-1].plan != plan:
-            started = len({row.evaluation for row in history.history(challenge, ledger, phase).attempts})
+            started = history.history(challenge, ledger, phase).started
             execution.check(plan, challenge, phase, machines, started)
             screen.print_facts(plan_table(plan))
             screen.confirm(f"Execute this plan, for about ${plan.cost.mid:,.2f} in all?", yes)

@@ -58,6 +58,12 @@ def pilot(
             help="Run a few files of some of them on every machine type, too; by default where the choice costs money."
         ),
     ] = None,
+    smoke_all: Annotated[
+        bool,
+        Parameter(
+            negative="", help="First the smoke run of every submission, so that each is planned by what it needs."
+        ),
+    ] = False,
     yes: Yes = False,
     challenge: Folder = HERE,
     json: AsJson = False,
@@ -65,17 +71,25 @@ def pilot(
     """Run a random sample first, to learn start-up, time for an item, memory, failures and speeds.
 
     It is drawn from every kind of submission. Its runs are the official ones of their submissions: nothing is run
-    twice. Probes come on top: they tell how fast each machine type is for each submission. Resumable: without
-    --fraction or --count it goes on with the pilot that was drawn.
+    twice. Probes come on top: they tell how fast each machine type is for each submission. With --smoke-all every
+    submission runs on a few files: what fails early has ended, and the plan sends each of the others to the cheapest
+    machine type that is enough for it. Resumable: without --fraction or --count it goes on with the pilot that was
+    drawn.
     """
     from referee.prospects import drawing, execution, fleet, probing  # noqa: PLC0415 - brings scipy, which few need
 
     workspace = Workspace.open(challenge)
     name = _phase(workspace.challenge, phase)
+    if smoke_all and workspace.challenge.smoke.items is None:
+        raise ConfigurationError(
+            "--smoke-all: the challenge has no smoke run.", hint="Write `items = 4` under [smoke] in challenge.toml."
+        )
     with workspace.ledger() as ledger:
         chosen = _pilot(workspace, ledger, name, fraction, count, seed)
         kinds = {f"{row.submission}.{name}": row.kind for row in queries.submissions(ledger)}
         earlier, files = drawing.drawn(ledger, name), _files(workspace, ledger, name)
+    smoke_all = smoke_all or (earlier is not None and earlier.smoke_all)
+    to_smoke = _to_smoke(workspace, name) if smoke_all else {}
     there = fleet.machine_types(workspace.challenge)
     drawn_kinds = [kinds[each] for each in chosen]
     if probe is None:
@@ -86,27 +100,44 @@ def pilot(
         also = (
             f", and at most {probes} probes of a few files for at most ${probes_most:,.2f}" if probe and probes else ""
         )
+        if to_smoke:
+            smoke_most = drawing.most_that_smoke_costs(workspace.challenge, there, to_smoke)
+            also += f", and {len(to_smoke)} smoke runs for at most ${smoke_most:,.2f}, if each took as long as it may"
         screen.confirm(f"A pilot of {len(chosen)} submissions, which costs at most ${most:,.2f}{also}. Run it?", yes)
     refuse_unfit_host(workspace)
     with workspace.ledger() as ledger, ledger.lead() as lease:
-        if earlier is None or set(earlier.evaluations) != set(chosen):
-            lease.append([PilotDrawn(phase=name, evaluations=chosen, seed=seed, most_usd=most)])
+        if earlier is None or set(earlier.evaluations) != set(chosen) or earlier.smoke_all != smoke_all:
+            lease.append([PilotDrawn(phase=name, evaluations=chosen, seed=seed, most_usd=most, smoke_all=smoke_all)])
         aside = execution.aside_usd(ledger, name, there)
-        orders = drawing.pilot_orders(workspace.challenge, there, chosen, kinds, probed=probe, aside_usd=aside)
+        orders = drawing.pilot_orders(
+            workspace.challenge, there, chosen, kinds, probed=probe, aside_usd=aside, smoked=to_smoke
+        )
         campaign = evaluate(workspace, ledger, lease, name, orders=orders)
+        unsmoked = _to_smoke(workspace, name) if smoke_all else {}
         over = {row.evaluation for row in queries.evaluations(ledger, name) if row.verdict is not None}
         done = len(over & set(chosen))
-        left = _probe(workspace, ledger, lease, name, chosen) if probe and done == len(chosen) else 0
-        if done == len(chosen) and not left:
+        left = _probe(workspace, ledger, lease, name, chosen) if probe and done == len(chosen) and not unsmoked else 0
+        if done == len(chosen) and not left and not unsmoked:
             _keep_forecast(workspace.challenge, ledger, name)
         _print_lessons(workspace.challenge, ledger, name, json=json)
-    if done == len(chosen) and not left:
+    if done == len(chosen) and not left and not unsmoked:
         screen.note(f"The pilot of {len(chosen)} has ended. Next: referee plan --phase {name}")
         return 0
     stopped = f"{left} of its probes have not." if left else campaign.stopped_because
+    if unsmoked:
+        stopped = f"{len(unsmoked)} smoke runs have not. {stopped}".rstrip()
     screen.note(f"{done} of the pilot's {len(chosen)} have ended. {stopped}")
     screen.note(f"Go on with: referee pilot --phase {name}")
     return INTERRUPTED
+
+
+def _to_smoke(workspace: Workspace, phase: str) -> dict[str, str]:
+    """Of whom a smoke run is still wanted, and of which kind each is."""
+    from referee.prospects import drawing, fleet  # noqa: PLC0415 - brings scipy, which few commands need
+
+    there = fleet.machine_types(workspace.challenge)
+    with workspace.ledger() as ledger:
+        return drawing.to_smoke(workspace.challenge, ledger, phase, there, kept_off(workspace, ledger, phase))
 
 
 def _probe(workspace: Workspace, ledger: Ledger, lease: Lease, phase: str, pilot: tuple[str, ...]) -> int:

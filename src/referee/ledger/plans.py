@@ -11,12 +11,16 @@ from referee.units import Usd
 
 
 class PilotDrawn(Event, kind="pilot.drawn", by_controller=True):
-    """The evaluations of a pilot, drawn at random under a seed; `most_usd` is what the operator agreed to spend."""
+    """The evaluations of a pilot, drawn at random under a seed; `most_usd` is what the operator agreed to spend.
+
+    With `smoke_all` every submission of the phase makes its smoke run with it.
+    """
 
     phase: Name
     evaluations: tuple[Name, ...] = Field(min_length=1)
     seed: int
     most_usd: Usd
+    smoke_all: bool = False
 
 
 class PlanConfirmed(Event, kind="plan.confirmed", by_controller=True):

@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 _SPEED_ERROR = 0.15
 # So many ended ones on each of two types tell the ratio of their speeds better than what was declared.
 LEAST_FOR_SPEED = 8
-# Fewer say little of how many CPUs are used.
-_LEAST_MEASURED = 10
+# Fewer say little of how many CPUs are used, or of how long a class of them takes.
+LEAST_MEASURED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Group:
         who: by machine type, which evaluations these are, in the order of `seen`; empty where nobody knows.
         cpus_used: by machine type, the mean number of CPUs that each kept busy; 0 where not measured.
         speeds: from probes, by pair of machine types (from, to).
+        borrowed: those seen are others, which are taken to stand for these, of which none has started.
     """
 
     name: str
@@ -52,10 +53,13 @@ class Group:
     who: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cpus_used: Mapping[str, Floats] = field(default_factory=dict)
     speeds: Mapping[tuple[str, str], Speed] = field(default_factory=dict)
+    borrowed: bool = False
 
     @property
     def started(self) -> int:
         """How many were started."""
+        if self.borrowed:
+            return 0
         return sum(runtimes.hours.size for runtimes in self.seen.values())
 
     def fits(self, offer: Offer) -> bool:
@@ -135,7 +139,7 @@ def _of_runs(group: Group, here: str, to: str) -> Ratio | None:
 def _of_use(group: Group, catalogue: Catalogue, here: str, to: str) -> Ratio | None:
     """On fewer CPUs than it kept busy, a submission takes longer by as much; on fewer idle ones, it does not."""
     used, offers = group.cpus_used.get(here), catalogue.offers
-    if group.gpus or used is None or int((used > 0).sum()) < _LEAST_MEASURED or not {here, to} <= set(offers):
+    if group.gpus or used is None or int((used > 0).sum()) < LEAST_MEASURED or not {here, to} <= set(offers):
         return None
     if offers[to].cpus >= offers[here].cpus or offers[to].speed != offers[here].speed:
         # Nobody knows what more CPUs would be used for, and a declared speed is the operator's word.
@@ -174,5 +178,5 @@ def spent_usd(groups: Sequence[Group], catalogue: Catalogue) -> float:
         float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offers[name].price)
         for group in groups
         for name, runtimes in group.seen.items()
-        if name in catalogue.offers
+        if name in catalogue.offers and not group.borrowed
     )

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from referee.challenge import Frozen
 from referee.errors import ConfigurationError
+from referee.planning.classes import NeedClass
 from referee.units import Usd
 
 
@@ -80,6 +81,7 @@ class Plan(Frozen):
         changes: what other machines or another deadline would change.
         by_deadline: what other deadlines would cost; empty where machines cost nothing.
         spot_losses: None where spot capacity was not asked for.
+        classes: of measured need, into which kinds are divided; empty where kinds are assigned as wholes.
     """
 
     version: Literal[1] = 1
@@ -108,6 +110,7 @@ class Plan(Frozen):
     warnings: tuple[str, ...]
     by_deadline: tuple[DeadlineCost, ...] = ()
     spot_losses: SpotLosses | None = None
+    classes: tuple[NeedClass, ...] = ()
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -45,6 +45,7 @@ class Wishes:
         overhead_hours: pull and staging of an evaluation.
         excluded: machine types that evaluations have run on, but that are not to be planned with.
         aside_hours, aside_usd: what was spent on probes; part of the whole, and of the budget.
+        aside_evaluations: those that ended aside of the groups, in a smoke run; part of the whole.
     """
 
     deadline: timedelta | None = None
@@ -56,6 +57,7 @@ class Wishes:
     excluded: frozenset[str] = frozenset()
     aside_hours: float = 0.0
     aside_usd: float = 0.0
+    aside_evaluations: int = 0
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
@@ -204,9 +206,9 @@ class _Planner:
         return Plan(
             challenge=challenge,
             phase=phase,
-            evaluations=seen.size,
-            started=seen.started,
-            ended=seen.ended,
+            evaluations=seen.size + self.wishes.aside_evaluations,
+            started=seen.started + self.wishes.aside_evaluations,
+            ended=seen.ended + self.wishes.aside_evaluations,
             confidence=self.wishes.confidence,
             deadline_hours=self.deadline_hours,
             budget=self.wishes.budget,

@@ -28,7 +28,7 @@ def strata_of(
         waiting = assignment.get(group.name, {})
         if not group.started and not waiting:
             continue  # it fits nowhere, and the plan says so
-        seen = _seen_apart(group, catalogue)
+        seen = {} if group.borrowed else _seen_apart(group, catalogue)
         for pool in {**dict.fromkeys(seen, 0), **waiting}:
             size = waiting.get(pool, 0) + (seen[pool].hours.size if pool in seen else 0)
             if size:

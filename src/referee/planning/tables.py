@@ -100,6 +100,7 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
         ),
         f"It ends in {ends[0]} to {ends[1]} ({level}).",
     ]
+    said += _classes(plan)
     if plan.probability_in_time is not None:
         said.append(f"The deadline is met with a probability of {plan.probability_in_time:.0%}.")
     if plan.bound_usd:
@@ -116,6 +117,20 @@ def _plan_notes(plan: Plan) -> tuple[str, ...]:
         )
     said += [*plan.drivers, plan.one_more_day, *_changes(plan.changes), *plan.warnings]
     return tuple(note for note in said if note)
+
+
+def _classes(plan: Plan) -> list[str]:
+    """Of each class of measured need, how many are in it, and where those go that wait."""
+    said = []
+    for each in plan.classes:
+        going = [f"{count} to {name}" for name, count in plan.assignment.get(each.name, {}).items()]
+        if each.evaluations:
+            waiting = f"of those that wait, {' and '.join(going)}" if going else "none of them waits"
+            said.append(f"{each.name}: {each.evaluations} were measured to need so much; {waiting}.")
+    for kind in sorted({each.kind for each in plan.classes} & set(plan.assignment)):
+        going = [f"{count} to {name}" for name, count in plan.assignment[kind].items()]
+        said.append(f"{kind}, not measured yet: {' and '.join(going)}.")
+    return said
 
 
 def _next_to_nothing(plan: Plan) -> str:

@@ -13,6 +13,7 @@ from referee.orders import Orders, most_usd, originals
 from referee.planning.money import dollars
 from referee.planning.pilot import allocate, draw_in_bands
 from referee.routing import lacks
+from referee.verdicts import Verdict
 
 
 def drawn(ledger: Ledger, phase: str) -> PilotDrawn | None:
@@ -39,11 +40,13 @@ def candidates(
     phase: str,
     machines: Mapping[str, MachineType],
     held: Collection[str] = (),
+    *,
+    begun: bool = False,
 ) -> dict[str, dict[str, float | None]]:
     """Whom a pilot is drawn from: by kind, the evaluations that were not started, with recorded public runtimes.
 
-    Of equal images only the one that is run, where the challenge runs them once; no kind that fits no machine,
-    and no submission that is held off the phase.
+    With `begun` also those that were, and have not ended. Of equal images only the one that is run, where the challenge
+    runs them once; no kind that fits no machine, and no submission that is held off the phase.
     """
     known = {row.submission: row for row in queries.evaluations(ledger, phase)}
     wanted = [
@@ -63,7 +66,7 @@ def candidates(
     for each in wanted:
         if not fitting(challenge, machines, each.submission_kind):
             continue
-        if not each.attempts and first.get(each.evaluation, each.evaluation) == each.evaluation:
+        if (begun or not each.attempts) and first.get(each.evaluation, each.evaluation) == each.evaluation:
             found.setdefault(each.submission_kind, {})[each.evaluation] = each.public_seconds
     return found
 
@@ -90,6 +93,49 @@ def draw(strata: Mapping[str, Mapping[str, float | None]], count: int, seed: int
     return tuple(name for kind in sorted(strata) for name in draw_in_bands(strata[kind], wanted[kind], seed))
 
 
+def to_smoke(
+    challenge: Challenge,
+    ledger: Ledger,
+    phase: str,
+    machines: Mapping[str, MachineType],
+    held: Collection[str] = (),
+) -> dict[str, str]:
+    """Of whom a smoke run is wanted before the plan, with the kind of each: all that can run and have passed none."""
+    strata = candidates(challenge, ledger, phase, machines, held, begun=True)
+    passed = {
+        row.evaluation
+        for row in queries.attempts(ledger, phase=phase)
+        if not row.smoke or row.verdict is Verdict.OK  # who has a full run needs no smoke run any more
+    }
+    return {name: kind for kind, members in strata.items() for name in members if name not in passed}
+
+
+def most_that_smoke_costs(
+    challenge: Challenge, machines: Mapping[str, MachineType], wanted: Mapping[str, str]
+) -> Decimal:
+    """If every smoke run took as long as a full run may, on the dearest machine type that it may be given."""
+    limit, usd = challenge.limits.wall_time, Decimal(0)
+    for kind in set(wanted.values()):
+        types = [machines[name] for name in fitting(challenge, machines, kind)]
+        dearest = max((most_usd(each, limit, 1 / each.speed) for each in types), default=Decimal(0))
+        usd += sum(of == kind for of in wanted.values()) * dearest
+    return dollars(float(usd))
+
+
+def smoke_places(challenge: Challenge, machines: Mapping[str, MachineType]) -> dict[str, str]:
+    """Where a smoke run shows how many CPUs a submission would use: the cheapest type with as many as may be granted.
+
+    GPU memory shows itself anywhere: those smoke runs go where full runs would.
+    """
+    most = challenge.limits.cpus
+
+    def short_of(name: str) -> tuple[float, Decimal, str]:
+        return -min(machines[name].cpus, most), machines[name].price, name
+
+    types = fitting(challenge, machines, "cpu")
+    return {"cpu": min(types, key=short_of)} if types else {}
+
+
 def most_that_it_costs(challenge: Challenge, machines: Mapping[str, MachineType], count: int) -> Decimal:
     """If every one of them ran to its limit on the dearest machine type that it may be given."""
     limit = challenge.limits.wall_time
@@ -104,6 +150,7 @@ def pilot_orders(
     *,
     probed: bool = False,
     aside_usd: Decimal = Decimal(0),
+    smoked: Collection[str] = (),
 ) -> Orders:
     """Run these only.
 
@@ -115,6 +162,7 @@ def pilot_orders(
         probed: whether probes will tell the speed of each machine type. Then the pilot's runs, the official ones, go
             where an hour of work is cheapest; else they are spread over all types that fit, so that it is learned.
         aside_usd: what was spent on probes before.
+        smoked: those of whom the smoke run alone is wanted beside it.
     """
     shares: dict[str, dict[str, int]] = {}
     for kind in sorted(set(kinds.values())):
@@ -124,7 +172,14 @@ def pilot_orders(
             some = [_cheapest_for_work(types, machines)] if probed else types
             # Named even where there is one only: the same machines as spot capacity are another type, and cheaper.
             shares[kind] = {name: -(-number // len(some)) for name in some}
-    return Orders(only=frozenset(pilot), shares=shares, budget_usd=challenge.budget, aside_usd=aside_usd)
+    return Orders(
+        only=frozenset(pilot),
+        smoked=frozenset(smoked),
+        smoke_on=smoke_places(challenge, machines) if smoked else {},
+        shares=shares,
+        budget_usd=challenge.budget,
+        aside_usd=aside_usd,
+    )
 
 
 def _cheapest_for_work(types: Sequence[str], machines: Mapping[str, MachineType]) -> str:

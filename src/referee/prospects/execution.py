@@ -110,6 +110,7 @@ def orders_of(confirmed: Confirmed, challenge: Challenge) -> Orders:
     plan = confirmed.plan
     return Orders(
         shares=plan.assignment,
+        classes=plan.classes,
         machines={pool_name(pool): pool.machines for pool in plan.pools},
         since=confirmed.at,
         budget_usd=plan.budget if plan.budget is not None else challenge.budget,

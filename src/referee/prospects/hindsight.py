@@ -116,7 +116,8 @@ def hindsight(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -
         _side_by_side(past, now),
         tuple(
             Spread(group.name, name, hours)
-            for group in groups(challenge, past, catalogue, now)
+            for group in groups(challenge, past, catalogue, now, plans[-1].plan.classes if plans else ())
+            if not group.borrowed
             for name, hours in runtime_quantiles(group).items()
         ),
         tuple(warnings),

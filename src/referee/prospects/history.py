@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from referee.challenge import Challenge
 from referee.ledger import Ledger, queries
-from referee.orders import originals
+from referee.orders import measured_of, members_of, originals
 from referee.planning.catalogue import Catalogue
+from referee.planning.classes import NeedClass, classes_of
+from referee.planning.division import divided
 from referee.planning.groups import Group
 from referee.planning.observation import Observation, Requirement, groups_of
+from referee.prospects.drawing import drawn
 from referee.prospects.probing import probe_attempts, probes
 from referee.verdicts import Verdict
 
@@ -26,12 +29,33 @@ class History:
         attempts: theirs that an engine was given, in the order in which they were planned.
         kinds: of each evaluation.
         aside: attempts of probes: no result comes of them, but they are paid for.
+        smoked_first: whether a pilot had every submission make its smoke run. Then these stand aside, too: who has
+            passed one waits like anybody, and who failed in it is no part of what the full runs show.
     """
 
     evaluations: tuple[queries.EvaluationRow, ...]
     attempts: tuple[queries.AttemptRow, ...]
     kinds: Mapping[str, str]
     aside: tuple[queries.AttemptRow, ...] = ()
+    smoked_first: bool = False
+
+    @property
+    def full(self) -> tuple[queries.AttemptRow, ...]:
+        """The attempts that show how long evaluations take."""
+        return tuple(row for row in self.attempts if not (self.smoked_first and row.smoke))
+
+    @property
+    def smoked_out(self) -> frozenset[str]:
+        """The evaluations that ended in a smoke run which stands aside."""
+        if not self.smoked_first:
+            return frozenset()
+        run = {row.evaluation for row in self.full}
+        return frozenset(row.evaluation for row in self.evaluations if row.verdict and row.evaluation not in run)
+
+    @property
+    def started(self) -> int:
+        """How many evaluations have started, or ended without a full run."""
+        return len({row.evaluation for row in self.full}) + len(self.smoked_out)
 
     @property
     def ended(self) -> int:
@@ -58,24 +82,68 @@ def history(challenge: Challenge, ledger: Ledger, phase: str) -> History:
         if row.evaluation in names and row.submitted_at is not None and row.verdict is not Verdict.DUPLICATE
     )
     aside = tuple(row for row in probe_attempts(ledger, phase) if row.submitted_at is not None)
-    return History(rows, attempts, {row.evaluation: row.submission_kind for row in rows}, aside)
+    pilot = drawn(ledger, phase)
+    kinds = {row.evaluation: row.submission_kind for row in rows}
+    return History(rows, attempts, kinds, aside, smoked_first=pilot is not None and pilot.smoke_all)
 
 
-def groups(challenge: Challenge, past: History, catalogue: Catalogue, now: datetime) -> list[Group]:
-    """The planner's groups, one for each kind, as they stand at `now`."""
-    sizes = dict(sorted(Counter(past.kinds.values()).items()))
-    return groups_of(
+def groups(
+    challenge: Challenge, past: History, catalogue: Catalogue, now: datetime, classes: Sequence[NeedClass] = ()
+) -> list[Group]:
+    """The planner's groups as they stand at `now`: one for each kind, or for each class into which it is divided."""
+    out = past.smoked_out
+    sizes = dict(sorted(Counter(kind for name, kind in past.kinds.items() if name not in out).items()))
+    probed = probes(past.attempts, past.aside, past.kinds)
+    found = groups_of(
         observations(past, now),
         sizes,
         {kind: requirement(challenge, kind) for kind in sizes},
         _limits(challenge, past, catalogue),
-        probes(past.attempts, past.aside, past.kinds),
+        probed,
     )
+    if not classes:
+        return found
+    measured = measured_of(past.attempts, catalogue.offers, challenge.limits.cpus)
+    members = members_of(past.kinds, measured, classes)
+    waiting = {kind: [name for name in _waiting(past) if past.kinds[name] == kind] for kind in sizes}
+    return [part for group in found for part in divided(group, classes, members, waiting[group.name], probed)]
+
+
+def _waiting(past: History) -> list[str]:
+    begun = {row.evaluation for row in past.full} | past.smoked_out
+    return [name for name in past.kinds if name not in begun]
+
+
+def classes(challenge: Challenge, past: History, known: Catalogue, planned: Collection[str]) -> tuple[NeedClass, ...]:
+    """The classes of measured need of each kind of which somebody was measured who waits.
+
+    Args:
+        challenge: for its limits.
+        past: the phase's history.
+        known: the machine types that attempts ran on, and those that are planned with.
+        planned: the latter, by name.
+    """
+    measured = measured_of(past.attempts, known.offers, challenge.limits.cpus)
+    waiting, out = _waiting(past), past.smoked_out
+    found: list[NeedClass] = []
+    for kind in sorted({past.kinds[name] for name in waiting if name in measured}):
+        need = requirement(challenge, kind)
+        fitting = {
+            name: offer
+            for name in planned
+            if (offer := known.offers[name]).cpus >= need.cpus
+            and offer.memory >= need.memory_bytes
+            and offer.gpus >= need.gpus
+        }
+        of_kind = [each for name, each in measured.items() if past.kinds.get(name) == kind and name not in out]
+        found += classes_of(kind, fitting, of_kind, gpus=need.gpus, cpus=challenge.limits.cpus)
+    return tuple(found)
 
 
 def spent_aside(past: History, catalogue: Catalogue, now: datetime) -> tuple[float, float]:
-    """Machine hours and US dollars of the probes so far."""
-    hours = [(row.machine_type, seconds_taken(row, now) / 3600) for row in past.aside]
+    """Machine hours and US dollars of probes so far, and of smoke runs that stand aside."""
+    smoked = [row for row in past.attempts if past.smoked_first and row.smoke]
+    hours = [(row.machine_type, seconds_taken(row, now) / 3600) for row in (*past.aside, *smoked)]
     prices = {name: float(offer.price) for name, offer in catalogue.offers.items()}
     return sum(each for _, each in hours), sum(each * prices.get(name, 0.0) for name, each in hours)
 
@@ -102,7 +170,7 @@ def observations(past: History, now: datetime) -> list[Observation]:
             peak_memory_bytes=row.measurements.peak_memory_bytes if row.measurements else 0,
             peak_gpu_memory_bytes=(row.measurements.gpu_peak_memory_bytes or 0) if row.measurements else 0,
         )
-        for row in past.attempts
+        for row in past.full
     ]
 
 

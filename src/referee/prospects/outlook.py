@@ -11,9 +11,10 @@ from typing import Any
 from referee.challenge import SPOT, Challenge
 from referee.errors import ConfigurationError
 from referee.ledger import Ledger
-from referee.orders import used_shares
+from referee.orders import measured_of, members_of, used_shares
 from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
+from referee.planning.classes import NeedClass
 from referee.planning.drift import Drift, detect_drift
 from referee.planning.forecast import Forecast, Stratum, forecast
 from referee.planning.groups import Group, ratio
@@ -25,7 +26,7 @@ from referee.planning.strata import strata_of
 from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.execution import Confirmed, confirmed_plans, pool_name
 from referee.prospects.fleet import used
-from referee.prospects.history import History, groups, history, spent_aside
+from referee.prospects.history import History, classes, groups, history, spent_aside
 from referee.units import format_hours, format_usd
 from referee.verdicts import Blame, blame
 
@@ -134,20 +135,23 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     if past.finished or not past.attempts:
         return None
     catalogue = used(challenge)
+    confirmed = (confirmed_plans(ledger, phase) or (None,))[-1]
+    needs = needs_of(challenge, past, catalogue, confirmed)
     seen = [
         group
-        for group in groups(challenge, past, catalogue, now)
+        for group in groups(challenge, past, catalogue, now, needs)
         if group.started or any(group.fits(offer) for offer in catalogue.offers.values())
     ]
     if any(sum(int(runtimes.ended.sum()) for runtimes in group.seen.values()) < 2 for group in seen):
         return None
     if any(name not in catalogue.offers for group in seen for name in group.seen):
         return None
-    confirmed = (confirmed_plans(ledger, phase) or (None,))[-1]
     drifted = _drift(seen)
-    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, past, catalogue, confirmed), 0.0), drifted)
+    members = members_of(past.kinds, measured_of(past.attempts, catalogue.offers, challenge.limits.cpus), needs)
+    gone = used_shares(past.attempts, members, confirmed.at if confirmed else None)
+    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, gone, catalogue, confirmed), 0.0), drifted)
     machines = _machines(strata, catalogue, confirmed)
-    expected = _with_aside(forecast(strata, machines, confidence=CONFIDENCE), spent_aside(past, catalogue, now))
+    expected = _with_aside(forecast(strata, machines, confidence=CONFIDENCE), past, catalogue, now)
     deadline, budget, confidence = _wishes(challenge, confirmed)
     advice = advise(
         expected,
@@ -176,11 +180,27 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     )
 
 
-def _with_aside(expected: Forecast, aside: tuple[float, float]) -> Forecast:
-    """The forecast of the whole, with the hours and dollars that probes took."""
-    hours, usd = aside
+def needs_of(
+    challenge: Challenge, past: History, catalogue: Catalogue, confirmed: Confirmed | None
+) -> tuple[NeedClass, ...]:
+    """The classes of measured need of the plan that was confirmed last; without one, those that a plan would have."""
+    if confirmed is not None:
+        return confirmed.plan.classes
+    return classes(challenge, past, catalogue, [name for name in catalogue.offers if not name.endswith(SPOT)])
+
+
+def _with_aside(expected: Forecast, past: History, catalogue: Catalogue, now: datetime) -> Forecast:
+    """The forecast of the whole, with what probes and smoke runs took that stand aside, and whom these ended."""
+    hours, usd = spent_aside(past, catalogue, now)
+    ended = len(past.smoked_out)
     return replace(
-        expected, hours=expected.hours.shifted(hours), cost=expected.cost.shifted(usd), costs=expected.costs + usd
+        expected,
+        hours=expected.hours.shifted(hours),
+        cost=expected.cost.shifted(usd),
+        costs=expected.costs + usd,
+        size=expected.size + ended,
+        started=expected.started + ended,
+        ended=expected.ended + ended,
     )
 
 
@@ -194,18 +214,17 @@ def _wishes(challenge: Challenge, confirmed: Confirmed | None) -> tuple[datetime
 
 
 def _waiting(
-    seen: Sequence[Group], past: History, catalogue: Catalogue, confirmed: Confirmed | None
+    seen: Sequence[Group], gone: Mapping[tuple[str, str], int], catalogue: Catalogue, confirmed: Confirmed | None
 ) -> dict[str, dict[str, int]]:
     """For each group, how many of those that wait go to each machine type: as planned, or to the cheapest that fits."""
     found = {}
-    gone = used_shares(past.attempts, past.kinds, confirmed.at if confirmed else None)
     for group in seen:
         waiting = group.size - group.started
         fitting = [name for name, offer in catalogue.offers.items() if group.fits(offer) and not name.endswith(SPOT)]
         fitting = fitting or list(group.seen)
         cheapest = min(fitting, key=lambda name: _dear(group, catalogue, name))
         shares = confirmed.plan.assignment.get(group.name, {}) if confirmed else {}
-        left = {name: max(count - gone[group.name, name], 0) for name, count in shares.items()}
+        left = {name: max(count - gone.get((group.name, name), 0), 0) for name, count in shares.items()}
         found[group.name] = _split(waiting, left) if sum(left.values()) else {cheapest: waiting}
     return found
 
@@ -240,7 +259,7 @@ def _machines(strata: Sequence[Stratum], catalogue: Catalogue, confirmed: Confir
 def _drift(seen: Sequence[Group]) -> tuple[Drift, str, Runtimes] | None:
     """Whether later evaluations of a kind take longer or shorter, which kind, and those that came since."""
     for group in seen:
-        if len(group.seen) != 1:
+        if len(group.seen) != 1 or group.borrowed:
             continue
         runtimes = next(iter(group.seen.values()))  # in the order of their start
         first = max(_LEAST_BEFORE, group.size // 10)

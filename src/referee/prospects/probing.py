@@ -12,7 +12,8 @@ from decimal import Decimal
 
 from referee.challenge import Challenge, Limits, MachineType
 from referee.ledger import Ledger, SeriesStarted, queries
-from referee.orders import Orders, most_usd, probe_items
+from referee.orders import Orders, measured_of, most_usd, probe_items
+from referee.planning.classes import gpu_bytes, needed
 from referee.planning.money import dollars
 from referee.planning.pilot import PROBES_OF_A_KIND
 from referee.planning.speeds import Probe
@@ -104,21 +105,27 @@ def _wanted(
 ) -> dict[str, tuple[str, ...]]:
     """By machine type, who is to be probed there: of each kind the first of the pilot that gave a valid result.
 
-    A smoke run on the same type, on the same files, is a probe already.
+    A smoke run on the same type, on the same files, is a probe already. Nobody is probed where its GPU memory would run
+    out, by what was measured of it.
     """
     rows = {row.evaluation: row for row in queries.evaluations(ledger, phase)}
     valid = [rows[name] for name in pilot if name in rows and rows[name].verdict is Verdict.OK]
-    smoked = {
-        (row.machine_type, row.evaluation)
-        for row in queries.attempts(ledger, phase=phase)
-        if row.smoke and row.verdict is Verdict.OK
+    attempts = queries.attempts(ledger, phase=phase)
+    smoked = {(row.machine_type, row.evaluation) for row in attempts if row.smoke and row.verdict is Verdict.OK}
+    measured = measured_of(attempts, machines, challenge.limits.cpus)
+    too_small = {
+        (name, evaluation)
+        for evaluation, each in measured.items()
+        for name, machine in machines.items()
+        if (needed(each, "gpu_memory") or 0) > gpu_bytes(machine)
     }
     found: dict[str, list[str]] = {}
     for kind in sorted({row.submission_kind for row in valid}):
         types = fitting(challenge, machines, kind)
         some = [row for row in valid if row.submission_kind == kind][:PROBES_OF_A_KIND]
         for name in types if len(types) > 1 else ():
-            found.setdefault(name, []).extend(row.submission for row in some if (name, row.evaluation) not in smoked)
+            left_out = smoked | too_small
+            found.setdefault(name, []).extend(row.submission for row in some if (name, row.evaluation) not in left_out)
     return {name: tuple(submissions) for name, submissions in found.items()}
 
 

@@ -20,7 +20,7 @@ from referee.planning.tables import cost_against_deadline, runtime_quantiles
 from referee.prospects.execution import pool_name
 from referee.prospects.fleet import bought, everything, used
 from referee.prospects.hindsight import Spread
-from referee.prospects.history import groups, history, spent_aside
+from referee.prospects.history import classes, groups, history, spent_aside
 from referee.prospects.interruptions import learned
 from referee.units import format_duration
 
@@ -48,18 +48,24 @@ def propose(
     past = history(challenge, ledger, phase)
     if past.finished:
         raise ConfigurationError(f"Every evaluation on {phase} has ended; there is nothing to plan.", hint="")
-    if past.ended < 2:
+    ended = past.ended - len(past.smoked_out)
+    if ended < 2:
         raise ConfigurationError(
-            f"Nothing is known of how long submissions take on {phase}: {past.ended} have ended.",
+            f"Nothing is known of how long submissions take on {phase}: {ended} have ended.",
             hint=f"Run a pilot first: `referee pilot --phase {phase} --count 20`.",
         )
     # Hours that were seen elsewhere have a speed, too.
     ran_on = {row.machine_type for row in (*past.attempts, *past.aside)}
     known = catalogue.joined({k: v for k, v in used(challenge).offers.items() if k in ran_on})
-    seen = groups(challenge, past, known, now)
+    needs = classes(challenge, past, known, list(catalogue.offers))
+    seen = groups(challenge, past, known, now, needs)
     hours, usd = spent_aside(past, known, now)
     wishes = replace(
-        wishes, excluded=frozenset(known.offers) - frozenset(catalogue.offers), aside_hours=hours, aside_usd=usd
+        wishes,
+        excluded=frozenset(known.offers) - frozenset(catalogue.offers),
+        aside_hours=hours,
+        aside_usd=usd,
+        aside_evaluations=len(past.smoked_out),
     )
     if wishes.spot is not None:
         wishes = replace(wishes, spot=learned(wishes.spot, queries.attempts(ledger), now))
@@ -68,12 +74,16 @@ def propose(
         update={
             "made_at": now,
             "spot_losses": SpotLosses(losses=wishes.spot.losses, hours=wishes.spot.hours) if wishes.spot else None,
+            "classes": needs,
             "by_deadline": _curve(seen, known, wishes, plan),
             "warnings": (*plan.warnings, *_unknown_speeds(known, catalogue, seen), *_not_rented(challenge, plan)),
         }
     )
     spreads = tuple(
-        Spread(group.name, name, hours) for group in seen for name, hours in runtime_quantiles(group).items()
+        Spread(group.name, name, hours)
+        for group in seen
+        if not group.borrowed
+        for name, hours in runtime_quantiles(group).items()
     )
     rehearsal = (
         rehearse(plan, seen, known, replicates=_SHORT_REHEARSAL, losses=wishes.spot, aside_usd=usd)
@@ -172,8 +182,8 @@ def rehearsed(challenge: Challenge, ledger: Ledger, plan: Plan, now: datetime, r
     offers = everything(challenge, "aws-2022-03").offers | everything(None, "aws-2020-08").offers
     offers |= everything(challenge, "aws-2022-03").offers | used(challenge).offers
     catalogue = Catalogue(name="all", offers=offers)
-    seen = groups(challenge, past, catalogue, now)
-    started = sum(group.started for group in seen)
+    seen = groups(challenge, past, catalogue, now, plan.classes)
+    started = past.started
     if started != plan.started:
         raise ConfigurationError(
             f"The plan was made when {plan.started} evaluations had started; now {started} have.",
