@@ -162,6 +162,30 @@ def test_a_bomb_costs_bounded_memory() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
+def test_folders_that_only_names_imply_count_too() -> None:
+    deep = [("/".join([f"{number}-{place}" for place in range(50)]), b"") for number in range(21)]
+    with pytest.raises(ImageError, match="more than 1000 entries"):
+        _pass(tar(*deep))
+    _, facts = _pass(tar(*deep), max_entries=2000)
+    assert facts.entries == 21 * 50
+    assert facts.disk_bytes >= 21 * 49 * 4096
+
+
+def test_names_cost_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("referee.images.layer.MAX_NAMES_BYTES", 2000)
+    with pytest.raises(ImageError, match="names take more than"):
+        _pass(tar(*[(f"{number}" + "a" * 100, b"") for number in range(40)]))
+
+
+def test_no_file_has_more_names_than_a_file_system_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("referee.images.layer.MAX_LINKS", 3)
+    first = ("a", b"")
+    chain = [entry("b", _HARD, linkname="a"), entry("c", _HARD, linkname="b")]
+    _pass(tar(first, *chain))
+    with pytest.raises(ImageError, match="more than 3 hard links"):
+        _pass(tar(first, *chain, entry("d", _HARD, linkname="c")))
+
+
 def test_too_many_entries_are_refused() -> None:
     with pytest.raises(ImageError, match="more than 10 entries"):
         _pass(tar(*(entry(str(number)) for number in range(11))), max_entries=10)

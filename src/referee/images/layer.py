@@ -15,8 +15,11 @@ from referee.errors import ImageError
 from referee.images.compression import Counted, Hashed, decompressed
 from referee.images.model import LayerFacts, shown
 from referee.images.tar import CHUNK_BYTES, Kind, TarEntry, TarError, TarStream
+from referee.units import format_size
 
 MAX_ENTRIES = 1_000_000
+MAX_NAMES_BYTES = 256 << 20  # of all paths together: each is kept until the pass has ended
+MAX_LINKS = 60_000  # to one file; ext4 holds 65,000, and a node that cannot unpack a layer looks at fault itself
 MAX_DEPTH = 256  # names in a path: deeper trees exhaust the programs that must remove them
 MAX_ID = 65535  # a sandbox maps the ids 0 to 65535
 NOBODY = 65534
@@ -76,14 +79,21 @@ class _Tree:
     """What the layer has so far: for each path, whether it is a folder, another thing, or a whiteout."""
 
     kinds: dict[bytes, Action] = field(default_factory=lambda: {b"": Action.FOLDER})
+    names_bytes: int = 0
+    links: dict[bytes, int] = field(default_factory=dict)
+    origins: dict[bytes, bytes] = field(default_factory=dict)  # of each hard link, the file that it is one more name of
 
-    def place(self, path: bytes, action: Action) -> None:
+    def place(self, path: bytes, action: Action) -> int:
+        """Put an entry into the tree; how many folders were made on the way to it, which no entry names."""
+        made = 0
+        self.origins.pop(path, None)
         parent = path
         while parent:
             parent = parent.rpartition(b"/")[0]
             known = self.kinds.get(parent)
             if known is None or known is Action.WHITEOUT:
-                self.kinds[parent] = Action.FOLDER
+                made += 1
+                self._keep(parent, Action.FOLDER)
             elif known is not Action.FOLDER:
                 raise TarError(f"the entry {shown(path)} leads through {shown(parent)}, which is not a folder")
             else:
@@ -91,14 +101,30 @@ class _Tree:
         before = self.kinds.get(path)
         if before not in (None, Action.WHITEOUT) and (before is Action.FOLDER) != (action is Action.FOLDER):
             if action is Action.WHITEOUT:
-                return
+                return made
             raise TarError(f"the entry {shown(path)} is a folder in one place and something else in another")
         if action is not Action.WHITEOUT or before is None:
-            self.kinds[path] = action
+            self._keep(path, action)
+        return made
 
-    def require_target(self, path: bytes, target: bytes) -> None:
+    def _keep(self, path: bytes, action: Action) -> None:
+        if path not in self.kinds:
+            self.names_bytes += len(path)
+            if self.names_bytes > MAX_NAMES_BYTES:
+                raise TarError(f"its names take more than {format_size(MAX_NAMES_BYTES)} together")
+        self.kinds[path] = action
+
+    def link(self, path: bytes, target: bytes) -> int:
+        """Put a hard link into the tree; as `place`."""
         if self.kinds.get(target) not in (Action.FILE, Action.SYMLINK, Action.HARD_LINK):
             raise TarError(f"the hard link {shown(path)} leads to {shown(target)}, no earlier file of the layer")
+        origin = self.origins.get(target, target)
+        self.links[origin] = self.links.get(origin, 1) + 1
+        if self.links[origin] > MAX_LINKS:
+            raise TarError(f"more than {MAX_LINKS} hard links lead to {shown(origin)}")
+        made = self.place(path, Action.HARD_LINK)
+        self.origins[path] = origin
+        return made
 
 
 @dataclass(slots=True)
@@ -204,9 +230,6 @@ class Layer:
         return ImageError(f"The image's {self._name} is refused: {error}.", hint="Build the image again and export it.")
 
     def _check(self, entry: TarEntry) -> LayerEntry:
-        self._tally.entries += 1
-        if self._tally.entries > self._max_entries:
-            raise TarError(f"it has more than {self._max_entries} entries")
         path = plain_path(entry.name)
         action, path = _action(entry, path)
         target = b""
@@ -218,13 +241,9 @@ class Layer:
             target = plain_path(entry.link)
             if target == path:
                 raise TarError(f"the hard link {shown(path)} leads to itself")
-            self._tree.require_target(path, target)
-        if action is Action.OPAQUE:
-            self._tree.place(path, Action.FOLDER)
-        elif action is not Action.NOTHING:
-            if not path and action is not Action.FOLDER:
-                raise TarError("the layer's root is not a folder")
-            self._tree.place(path, action)
+        if not path and action not in (Action.FOLDER, Action.OPAQUE, Action.NOTHING):
+            raise TarError("the layer's root is not a folder")
+        self._count(self._place(action, path, target))
         self._notice(entry, path)
         return LayerEntry(
             action=action,
@@ -236,6 +255,24 @@ class Layer:
             size_bytes=entry.size_bytes,
             target=target,
         )
+
+    def _place(self, action: Action, path: bytes, target: bytes) -> int:
+        match action:
+            case Action.NOTHING:
+                return 0
+            case Action.HARD_LINK:
+                return self._tree.link(path, target)
+            case Action.OPAQUE:
+                return self._tree.place(path, Action.FOLDER)
+            case _:
+                return self._tree.place(path, action)
+
+    def _count(self, folders: int) -> None:
+        """An entry, and the folders that it implies: they take room and time like those that the archive names."""
+        self._tally.entries += 1 + folders
+        self._tally.disk_bytes += folders * _PAGE_BYTES
+        if self._tally.entries > self._max_entries:
+            raise TarError(f"it has more than {self._max_entries} entries")
 
     def _notice(self, entry: TarEntry, path: bytes) -> None:
         if entry.kind is Kind.FILE and entry.mode & 0o6000:

@@ -67,7 +67,7 @@ class LayerFacts(Frozen):
         stored_bytes: size of the blob.
         unpacked_bytes: size of the tar stream.
         disk_bytes: what the layer takes on a node's disk, an upper estimate.
-        entries: number of entries in the archive.
+        entries: number of entries in the archive, and of folders that only their names imply.
         setuid: how many files have the setuid or setgid bit, and `examples` of them.
         special: how many device nodes and FIFOs there are; they are never created.
         capabilities: how many files carry capabilities; they are dropped.
