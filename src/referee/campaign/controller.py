@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 
 from referee.attempts import AttemptSpec
-from referee.campaign.intents import intended, specified
+from referee.campaign.intents import intended, specified, store_specs, stored_spec
 from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
@@ -26,10 +26,10 @@ from referee.ledger import (
     NodeQuarantined,
     queries,
 )
-from referee.objects import ObjectMissingError, ObjectStore
+from referee.objects import ObjectStore
 from referee.orders import Orders, Purse, longest_first, measured_of, members_of, originals, used_shares
 from referee.phases import PhaseData
-from referee.policy import Demand, Dispatch, Finish, Outcome, breaker, decide, node_health, outgrown
+from referee.policy import Action, Demand, Dispatch, Finish, Outcome, breaker, decide, node_health, outgrown
 from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
@@ -117,6 +117,7 @@ class Campaign:
         self._objects.put_once(self._data_key, self._data.model_dump_json().encode())
         if isinstance(self._engine, Remote):
             self._engine.bring(self._data)
+        self._quarantined = {row.node for row in queries.nodes(self._ledger) if row.quarantined}
         self._request()
         self._reopen()
         self._take_over()
@@ -175,30 +176,33 @@ class Campaign:
         adopted = self._engine.adopt(unknown)
         self._note_submitted([job for job in adopted if rows[job.attempt].handle is None])
         self._jobs |= {job.attempt: job for job in adopted}
+        left = [rows[name] for name in unknown if name not in self._jobs]
+        specs = self._told(left)
         again: list[AttemptSpec] = []
-        for name in unknown:
-            if name in self._jobs:
-                continue
-            specs = self._stored_specs(name)
-            if (
-                specs
-                and result_of(self._objects, rows[name]) is None
-                and not self._objects.exists(f"claims/{name}.json")
-            ):
+        for row in left:
+            began = result_of(self._objects, row) is not None or self._objects.exists(f"claims/{row.attempt}.json")
+            if began or row.attempt not in specs:
+                self._end(row, Observation(Job(row.attempt, ""), JobState.UNKNOWN, reason=_NO_WORKER))
+            elif not self._draining and not self.stopped_because:
                 # Planned, but no worker ever began: it may or may not have been submitted. Submitting it again is
                 # safe, since of two workers only one gets the claim.
-                if not self._draining and not self.stopped_because:
-                    again += specs
-            else:
-                self._end(rows[name], Observation(Job(name, ""), JobState.UNKNOWN, reason=_NO_WORKER))
+                again.append(specs[row.attempt])
         if again:  # together: an engine may take thousands in one submission
             self._submit(again)
 
-    def _stored_specs(self, attempt: str) -> list[AttemptSpec]:
-        try:
-            return [AttemptSpec.model_validate_json(self._objects.get(f"specs/{attempt}.json"))]
-        except ObjectMissingError:
-            return []
+    def _told(self, rows: Sequence[queries.AttemptRow]) -> dict[str, AttemptSpec]:
+        """What the workers of these attempts are told; of none whose machine type the engine has no more."""
+        found = {row.attempt: spec for row in rows if (spec := stored_spec(self._objects, row.attempt)) is not None}
+        # A controller that is killed between intent and specification leaves thousands that no engine has heard of.
+        lacking = [row for row in rows if row.attempt not in found and row.machine_type in self._engine.machines()]
+        if lacking:
+            of = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
+            histories = queries.histories(self._ledger, self._phase, series=self._series)
+            actions = {row.attempt: self._next(histories[row.evaluation]) for row in lacking}
+            again = [self._spec(of[row.evaluation], row, actions[row.attempt]) for row in lacking]
+            store_specs(self._objects, again)
+            found |= {spec.attempt: spec for spec in again}
+        return found
 
     # What ended
 
@@ -232,9 +236,7 @@ class Campaign:
         run_instead = self._run_instead()
         histories = queries.histories(self._ledger, self._phase, undecided=True, series=self._series)
         for evaluation, history in histories.items():
-            action = decide(
-                history, smoke=self._challenge.smoke.items is not None and not self._probing, once=self._probing
-            )
+            action = self._next(history)
             if isinstance(action, Dispatch):
                 if self._orders.wants(evaluation, smoke=action.smoke) and evaluation not in run_instead:
                     candidates.append((evaluation, history, action))
@@ -250,6 +252,10 @@ class Campaign:
             )
             self._lease.append([event])
         return sorted(candidates, key=lambda candidate: not candidate[2].smoke)
+
+    def _next(self, history: Sequence[Outcome]) -> Action:
+        smoke = self._challenge.smoke.items is not None and not self._probing
+        return decide(history, smoke=smoke, once=self._probing)
 
     def _run_instead(self) -> dict[str, str]:
         """The evaluations of an image that is run under another submission's name, and that evaluation."""
@@ -331,14 +337,12 @@ class Campaign:
             used[groups[evaluation], found.machine_type] += not action.smoke
             intent = intended(self._challenge, row, found, engine=self._engine.name, smoke=action.smoke)
             planned.append(intent)
-            avoided = action.avoid_nodes | self._quarantined | self._used_before(row, found.machine_type)
-            specs.append(self._spec(row, intent, avoided))
+            specs.append(self._spec(row, intent, action))
         if not planned:
             return
         # Intent before action: the plan is in the ledger before any engine hears of it.
         self._lease.append(planned)
-        for spec in specs:
-            self._objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
+        store_specs(self._objects, specs)
         self._submit(specs)
 
     def _groups(
@@ -377,7 +381,11 @@ class Campaign:
         public = {row.submission: row.public_runtime_seconds or 0.0 for row in queries.submissions(self._ledger)}
         return longest_first(candidates, lambda each: public[rows[each[0]].submission])
 
-    def _spec(self, row: queries.EvaluationRow, intent: AttemptPlanned, avoided: Collection[str]) -> AttemptSpec:
+    def _spec(
+        self, row: queries.EvaluationRow, intent: AttemptPlanned | queries.AttemptRow, action: Action
+    ) -> AttemptSpec:
+        avoided = action.avoid_nodes if isinstance(action, Dispatch) else frozenset[str]()
+        avoided |= self._quarantined | self._used_before(row, intent.machine_type)
         return specified(
             self._challenge,
             row,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from referee.attempts import AttemptSpec
 from referee.challenge import Challenge, MachineType
 from referee.ledger import AttemptPlanned, queries
+from referee.objects import ObjectMissingError, ObjectStore
 from referee.orders import smoke_items
 from referee.phases import PhaseData
 from referee.routing import Route, limits_on
+
+_SIDE_BY_SIDE = 16  # a bucket answers a put after tens of milliseconds, and a wave has thousands
 
 
 def intended(
@@ -34,7 +38,7 @@ def intended(
 def specified(
     challenge: Challenge,
     row: queries.EvaluationRow,
-    intent: AttemptPlanned,
+    intent: AttemptPlanned | queries.AttemptRow,
     *,
     campaign: str,
     data: PhaseData,
@@ -76,3 +80,25 @@ def specified(
         limits=limits_on(challenge.limits, machine),
         predictions=challenge.predictions,
     )
+
+
+def store_specs(objects: ObjectStore, specs: Sequence[AttemptSpec]) -> None:
+    """Put them where workers, and a later controller, find them."""
+
+    def store(spec: AttemptSpec) -> None:
+        objects.put_once(_key(spec.attempt), spec.model_dump_json().encode())
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        list(pool.map(store, specs))
+
+
+def stored_spec(objects: ObjectStore, attempt: str) -> AttemptSpec | None:
+    """What the attempt's worker is told; None if it was not stored."""
+    try:
+        return AttemptSpec.model_validate_json(objects.get(_key(attempt)))
+    except ObjectMissingError:
+        return None
+
+
+def _key(attempt: str) -> str:
+    return f"specs/{attempt}.json"
