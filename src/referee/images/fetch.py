@@ -185,19 +185,21 @@ def check_layout(path: Path) -> None:
                 )
     if (path / "oci-layout").is_symlink():
         raise ImageError("The OCI layout's file oci-layout is a link.", hint="Export the image again.")
-    _check_index(path, read_small(path / "index.json", "index.json"), depth=0)
+    _check_index(path, read_small(path / "index.json", "index.json"), set(), depth=0)
 
 
-def _check_index(path: Path, data: bytes, depth: int) -> None:
+def _check_index(path: Path, data: bytes, seen: set[str], depth: int) -> None:
+    """`seen` are the blobs that were read: 10,000 entries may name one index, and it 10,000 times the next."""
     for descriptor in read_model(Index, data, "index").manifests:
         blob = path / "blobs" / "sha256" / descriptor.digest.removeprefix("sha256:")
-        if not blob.exists():
+        if descriptor.digest in seen or not blob.exists():
             continue  # a layout may leave out other architectures
+        seen.add(descriptor.digest)
         inner = read_small(blob, "manifest")
         if _is_index(inner):
             if depth >= _MAX_INDEXES - 1:
                 raise ImageError("The OCI layout nests its indexes too deeply.", hint="Export the image again.")
-            _check_index(path, inner, depth + 1)
+            _check_index(path, inner, seen, depth + 1)
         elif any(layer.urls for layer in read_model(Manifest, inner, "manifest").layers):
             raise ImageError("A manifest names addresses to fetch its layers from.", hint="Export the image whole.")
 
@@ -205,12 +207,13 @@ def _check_index(path: Path, data: bytes, depth: int) -> None:
 def _look_through(path: Path, room: Room, transport: Transport) -> Transport:
     """Which kind of archive it is, after every entry and every size inside was looked at."""
     names: set[bytes] = set()
+    left_bytes = 2 * room.limit_bytes
     try:
         with path.open("rb") as raw:
             for entry, stream in _entries(raw, room):
                 names.add(plain_path(entry.name))
                 if entry.kind is Kind.FILE and entry.size_bytes:
-                    _look_inside(stream, room)
+                    left_bytes -= _look_inside(stream, min(left_bytes, room.limit_bytes))
     except TarError as error:
         raise _refused(path, error) from error
     if transport is Transport.ARCHIVE:
@@ -285,15 +288,17 @@ class _Content:
         return piece
 
 
-def _look_inside(stream: TarStream, room: Room) -> None:
-    """Count what a compressed layer inside an archive unpacks to: skopeo unpacks it without a limit."""
+def _look_inside(stream: TarStream, limit_bytes: int) -> int:
+    """How many bytes a compressed layer inside an archive unpacks to: skopeo unpacks it without a limit."""
     content = _Content(stream)
     first = content.peek(4)
     _require_known(first)
-    if is_compressed(first):
-        counted = Counted(decompressed(content), room.limit_bytes)
-        while counted.read(CHUNK_BYTES):
-            pass
+    if not is_compressed(first):
+        return 0
+    counted = Counted(decompressed(content), limit_bytes)
+    while counted.read(CHUNK_BYTES):
+        pass
+    return counted.size_bytes
 
 
 def _extract_layout(path: Path, room: Room) -> Path:
