@@ -37,6 +37,8 @@ from image_layouts import (
 from referee.errors import ImageError, RefereeError
 from referee.images.model import ImageRecord
 from referee.images.store import ImageStore, ImportProgress
+from referee.images.supply import ObjectImages
+from referee.objects import ObjectStore
 
 pytestmark = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 
@@ -717,6 +719,20 @@ def test_a_layout_cannot_name_a_layer_that_it_does_not_have(store: ImageStore, t
     _missing_layer(made)
     with pytest.raises(ImageError, match="skopeo copy failed"):
         store.import_image(str(tmp_path / "thief"))
+
+
+def test_an_image_of_which_a_node_could_not_read_what_is_known_is_refused(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tar(*[(f"app/{number}", b"") for number in range(200)])
+    source = layout(tmp_path / "crowded", _BASE, names)
+    monkeypatch.setattr("referee.images.store.RECORD_LIMIT_BYTES", 2000)
+    with pytest.raises(ImageError, match="too many files near its root"):
+        store.import_image(str(source))
+    assert store.records() == []
+    monkeypatch.undo()
+    store.import_image(str(source))
+    assert len(ObjectImages(ObjectStore(tmp_path / "objects")).layer(store.records()[0].layers[1]).shallow) > 200
 
 
 @pytest.mark.parametrize("source", ["docker-daemon:x", "dir:/tmp", "no such/thing!", "", "oci:/nowhere", "x\0y"])

@@ -39,7 +39,7 @@ from referee.images.manifest import (
 from referee.images.model import ImageLostError, ImageRecord, LayerFacts, NoRoomError, digest_hex
 from referee.images.pruning import Pruned, importing, prune
 from referee.images.source import ImageSource, parse_source
-from referee.images.supply import blob_key, layer_key, record_key
+from referee.images.supply import RECORD_LIMIT_BYTES, blob_key, layer_key, record_key
 from referee.objects import AlreadyExistsError, ObjectStore
 from referee.units import format_size
 
@@ -282,9 +282,15 @@ class ImageStore:
             os.link(path, target)
 
     def _write(self, path: Path, value: BaseModel, room: Room) -> None:
+        text = value.model_dump_json(indent=1) + "\n"
+        if len(text.encode()) > RECORD_LIMIT_BYTES:
+            # A node would refuse to read it, and take that for its own fault.
+            raise ImageError(
+                "The image has too many files near its root, or names that are too long there.",
+                hint="Put many small files into folders that are three names deep, or into one archive.",
+            )
         temporary = room.folder / "json"
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(value.model_dump_json(indent=1) + "\n")
+        temporary.write_text(text, encoding="utf-8")
         self._keep(temporary, path)
         temporary.unlink()
 

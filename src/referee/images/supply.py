@@ -10,7 +10,7 @@ from referee.errors import ImageError
 from referee.images.model import ImageLostError, ImageRecord, LayerFacts, digest_hex
 from referee.objects import ObjectMissingError, ObjectStore
 
-_RECORD_LIMIT_BYTES = 16 << 20
+RECORD_LIMIT_BYTES = 16 << 20  # of what is known of an image or a layer, as JSON
 
 
 def record_key(digest: str) -> str:
@@ -62,7 +62,7 @@ class ObjectImages:
         """
         key = record_key(digest)
         try:
-            record = ImageRecord.model_validate_json(self._objects.get(key, limit_bytes=_RECORD_LIMIT_BYTES))
+            record = ImageRecord.model_validate_json(self._objects.get(key, limit_bytes=RECORD_LIMIT_BYTES))
         except ObjectMissingError:
             raise ImageError(f"There is no image {digest} in the store.", hint="Import it again.") from None
         except ValidationError as error:
@@ -79,7 +79,7 @@ class ObjectImages:
         """
         key = layer_key(digest)
         try:
-            facts = LayerFacts.model_validate_json(self._objects.get(key, limit_bytes=_RECORD_LIMIT_BYTES))
+            facts = LayerFacts.model_validate_json(self._objects.get(key, limit_bytes=RECORD_LIMIT_BYTES))
         except (ObjectMissingError, ValidationError) as error:
             raise ImageLostError(
                 f"The layer {digest} is missing from the store.", hint="Import its image again."
