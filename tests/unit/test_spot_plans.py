@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from campaign_world import Stage, ok
 from prospects_world import MACHINES, Season, lengths
 
+from referee.attempts import AttemptSpec
 from referee.campaign.markets import SPOT_TRIES, open_markets
 from referee.challenge import MachineType, markets
+from referee.engines.memory import Play
 from referee.ledger import queries
 from referee.orders import Orders
 from referee.planning.plan import SpotLosses
@@ -83,3 +88,18 @@ def test_spot_is_open_where_the_plan_has_it_until_it_was_taken_away_too_often() 
 
 def test_the_plan_reckons_with_as_many_tries_as_are_made() -> None:
     assert MOST_TRIES == SPOT_TRIES
+
+
+@pytest.mark.parametrize("ordered", ["a (spot)", "a"])
+def test_what_was_taken_away_twice_is_run_on_demand(tmp_path: Path, ordered: str) -> None:
+    stage = Stage(tmp_path, count=2)
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        return Play(verdict=Verdict.NODE_LOST) if spec.machine_type.endswith("(spot)") else ok(spec, chance)
+
+    nodes = {name: [f"{name}-{number}" for number in range(9)] for name in BOTH}
+    engine = stage.engine(script, machines=BOTH, nodes=nodes)
+    stage.run(engine, Orders(shares={"cpu": {ordered: 2}}, machines={ordered: 2}))
+    assert stage.verdicts() == {Verdict.OK: 2}
+    ran = Counter(row.machine_type for row in stage.attempts())
+    assert ran == ({"a (spot)": 4, "a": 2} if ordered == "a (spot)" else {"a": 2})
