@@ -1,4 +1,4 @@
-"""Which markets are open to an evaluation's next attempt: spot capacity is, as long as the plan and its history allow it.
+"""Which markets are open to an evaluation's next attempt: spot capacity, as long as plan and history allow it.
 
 Pure. A plan reckons with few tries on spot capacity and then one on demand (`planning.spot`); this is what makes it so.
 """
