@@ -54,6 +54,11 @@ class Orders:
         """Whether the evaluation is to be run now; with `smoke`, whether its smoke run is."""
         return self.only is None or evaluation in self.only or (smoke and evaluation in self.smoked)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All machine types that are named."""
+        return frozenset(self.machines).union(*self.shares.values())
+
     def room(self, free: Mapping[str, int], open_attempts: Mapping[str, int]) -> dict[str, int]:
         """How many more attempts may be started on each machine type, of what the engine would take."""
         return {

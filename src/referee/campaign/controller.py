@@ -8,10 +8,11 @@ from decimal import Decimal
 
 from referee.attempts import AttemptSpec
 from referee.campaign.intents import intended, specified, store_specs, stored_spec
+from referee.campaign.markets import open_markets
 from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
-from referee.challenge import Challenge
+from referee.challenge import Challenge, MachineType
 from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote
 from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
@@ -421,12 +422,18 @@ class Campaign:
         demand: Demand,
         among: Collection[str] | None = None,
     ) -> Route | NoRoute:
-        return route(
-            self._challenge,
-            self._engine.machines(),
-            row.submission_kind,
-            demand,
-            outgrown=outgrown(history),
-            among=among,
-            only=self._further.machine_type if self._further is not None else None,
-        )
+        def to(machines: Mapping[str, MachineType], among: Collection[str] | None) -> Route | NoRoute:
+            return route(
+                self._challenge,
+                machines,
+                row.submission_kind,
+                demand,
+                outgrown=outgrown(history),
+                among=among,
+                only=self._further.machine_type if self._further is not None else None,
+            )
+
+        there = self._engine.machines()
+        found = to(*open_markets(there, among, history, self._orders.names))
+        # What cannot be had on demand now is better run on spot capacity than not at all.
+        return to(there, among) if isinstance(found, NoRoute) else found
