@@ -28,6 +28,7 @@ _ETC = {
     "hostname": "sandbox\n",
 }
 _LARGEST_ACCOUNT_FILE = 2**20
+_MOST_ID_DIGITS = 20  # Python refuses to read numbers of thousands of digits, which a stranger may have written
 _FORBIDDEN_FOLDERS = ("/proc", "/sys", "/dev")
 
 
@@ -194,14 +195,15 @@ def _user(policy: SandboxPolicy, config: ImageConfig, view: ImageView) -> tuple[
         account = next((a for a in accounts if a[2] == str(uid)), None)
     else:
         account = next((a for a in accounts if a[0] == user), None)
-        if account is None or not (account[2].isascii() and account[2].isdigit()):
+        number = None if account is None else _id(account[2])
+        if number is None:
             raise BadImageError(f"The image wants to run as the user {user[:64]!r}, who is not in its /etc/passwd.")
-        uid = int(account[2])
+        uid = number
     if account is not None:
-        name, home = account[0], account[5] or "/"
-        gid = int(account[3]) if account[3].isascii() and account[3].isdigit() else 0
+        name, home = account[0], account[5] if account[5] and "\0" not in account[5] else "/"
+        gid = _id(account[3]) or 0
     groups = [line.split(":") for line in view.text("/etc/group").splitlines() if line.count(":") == 3]
-    numbered = {g[0]: int(g[2]) for g in groups if g[2].isascii() and g[2].isdigit()}
+    numbered = {g[0]: number for g in groups if (number := _id(g[2])) is not None}
     if group:
         if not (group.isascii() and group.isdigit()) and group not in numbered:
             raise BadImageError(f"The image wants to run as the group {group[:64]!r}, which is not in its /etc/group.")
@@ -211,6 +213,11 @@ def _user(policy: SandboxPolicy, config: ImageConfig, view: ImageView) -> tuple[
         if number >= SIZE:
             raise BadImageError(f"The image's user or group {number} lies above {SIZE - 1}, which no sandbox maps.")
     return uid, gid, tuple(sorted(more))[:32], home
+
+
+def _id(text: str) -> int | None:
+    """The number in a line of an account file; None if there is none, or one that no kernel has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_ID_DIGITS else None
 
 
 def _working_folder(folder: str, policy: SandboxPolicy, view: ImageView) -> str:
