@@ -241,12 +241,15 @@ class _Image(Protocol):
     def attempts(self) -> int: ...
 
 
-def originals(rows: Iterable[_Image]) -> dict[str, str]:
-    """For each evaluation the one that is run for all of the same image and kind: one that has begun, or the first."""
+def originals(rows: Iterable[_Image], wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+    """For each evaluation the one that is run for all of the same image and kind.
+
+    It is one that has begun, else one that is wanted now, else the first.
+    """
     first: dict[tuple[str, str], str] = {}
     return {
         row.evaluation: first.setdefault((row.image, row.submission_kind), row.evaluation)
-        for row in sorted(rows, key=lambda row: (not row.attempts, row.evaluation))
+        for row in sorted(rows, key=lambda row: (not row.attempts, not wanted(row.evaluation), row.evaluation))
     }
 
 

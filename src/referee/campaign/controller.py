@@ -262,7 +262,8 @@ class Campaign:
         """The evaluations of an image that is run under another submission's name, and that evaluation."""
         if self._challenge.duplicates == "run_each":
             return {}
-        found = originals(queries.evaluations(self._ledger, self._phase, series=self._series))
+        rows = queries.evaluations(self._ledger, self._phase, series=self._series)
+        found = originals(rows, self._orders.wants)
         return {copy: original for copy, original in found.items() if copy != original}
 
     def _copy(self) -> None:

@@ -1,0 +1,137 @@
+"""What happens between two steps of a campaign: a store that cannot be read, a controller killed halfway, lost jobs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from campaign_world import Stage, ok
+
+from referee.attempts import AttemptSpec
+from referee.challenge import MachineType
+from referee.engines.memory import Faults, Play
+from referee.errors import ObjectStoreError
+from referee.ledger import Ledger, SeriesStarted, queries
+from referee.orders import Orders, Purse
+from referee.verdicts import Verdict
+
+DEAR = MachineType(cpus=8, memory=2**35, price=Decimal(3))
+
+
+def test_a_store_that_cannot_be_read_for_a_moment_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, count=2)
+    engine = stage.engine(slots=2)
+    stage.run(engine, steps=1)
+    engine.advance(20)
+
+    def unreachable(key: str, *_: object, **__: object) -> bytes:
+        raise ObjectStoreError(f"Cannot read {key}.", hint="Is the network there?")
+
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease, monkeypatch.context() as outage:
+        campaign = stage.campaign(lease, engine)
+        campaign.begin()
+        for name in ("get", "exists", "size"):
+            outage.setattr(stage.objects, name, unreachable)
+        with pytest.raises(ObjectStoreError, match="Cannot read"):
+            campaign.step()
+    stage.run(engine)
+    assert [row.verdict for row in stage.attempts()] == [Verdict.OK, Verdict.OK]
+
+
+def test_a_result_that_alone_cannot_be_read_is_lost_and_holds_up_nobody(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=2)
+    engine = stage.engine(slots=2)
+    stage.run(engine, steps=1)
+    engine.advance(20)
+    bad, _ = stage.attempts()
+    place = tmp_path / "objects" / "results" / bad.result_key / "result.json"
+    place.unlink()
+    place.mkdir()  # reading it is an error, as on a damaged disk
+    stage.run(engine)
+    assert sorted(row.verdict or "" for row in stage.attempts()) == [Verdict.OK, Verdict.OK, Verdict.RESULT_LOST]
+    assert {row.node for row in stage.attempts()} == {"local-1"}
+
+
+def test_a_controller_killed_before_the_specifications_were_stored_costs_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, count=3)
+    engine = stage.engine(slots=3)
+    put_once = stage.objects.put_once
+
+    def killed(key: str, data: bytes) -> bool:
+        if key == "specs/s-001.test.1.json":
+            raise KeyboardInterrupt
+        return put_once(key, data)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(stage.objects, "put_once", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(engine)
+    stage.run(engine)
+    assert [row.verdict for row in stage.attempts()] == [Verdict.OK] * 3
+    assert set(engine.executed.values()) == {1}
+
+
+def test_what_no_worker_ever_began_is_paid_by_nobody(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=5)
+    engine = stage.engine(machines={"dear": DEAR}, slots=5, faults=Faults(delay=1.0, delay_seconds=3600))
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        campaign = stage.campaign(lease, engine)
+        campaign.begin()
+        campaign.step()
+        campaign.cancel()
+        while campaign.step():
+            engine.wait(2.0)
+    attempts = stage.attempts()
+    assert {row.verdict for row in attempts} == {Verdict.CANCELLED}
+    assert len(attempts) == 5
+    purse = Purse(Decimal(6), attempts, {"dear": DEAR}, timedelta(hours=1))
+    assert sum(purse.pays("dear", 1.0) for _ in range(9)) == 2
+
+
+def test_a_clock_that_was_set_back_gives_no_money_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=1)
+    stage.run(stage.engine(machines={"dear": DEAR}))
+    [row] = stage.attempts()
+    assert row.started_at is not None
+    turned = replace(row, ended_at=row.started_at - timedelta(days=1))
+    purse = Purse(Decimal(3), [turned], {"dear": DEAR}, timedelta(hours=1))
+    assert sum(purse.pays("dear", 1.0) for _ in range(9)) == 1
+
+
+SLOW = MachineType(cpus=8, memory=2**35, speed=0.5)
+FAST = MachineType(cpus=8, memory=2**35, reference=True)
+
+
+def test_a_series_on_another_machine_type_does_not_make_that_the_reference(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=1)
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        return Play(verdict=Verdict.TIME_LIMIT) if spec.machine_type == "slow" else ok(spec, chance)
+
+    engine = stage.engine(script, machines={"fast": FAST, "slow": SLOW})
+    stage.run(engine)
+    series = SeriesStarted(series="r", purpose="rejudging", phase="test", submissions=("s-000",), machine_type="slow")
+    stage.run(engine, series=series)
+    with Ledger.open(stage.path) as ledger:
+        [row] = queries.evaluations(ledger, "test", series="r")
+        assert (row.verdict, row.final) == (Verdict.TIME_LIMIT, False)
+        assert not any(attempt.reference for attempt in queries.attempts(ledger, phase="test", series="r"))
+
+
+def test_an_equal_image_that_came_after_the_pilot_was_drawn_does_not_hold_it_up(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=2)
+    stage.challenge = stage.challenge.model_copy(update={"duplicates": "run_once"})
+    engine = stage.engine()
+    stage.run(engine, Orders(only=frozenset({"s-001.test"})), steps=50)
+    assert stage.verdicts() == {Verdict.OK: 1, None: 1}
+    stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 2}
+    assert engine.executed == {"s-001.test.1": 1}
