@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from referee.challenge import SPOT
 from referee.verdicts import Blame, Verdict, blame
 
 QUARANTINE_AFTER = 2
@@ -308,7 +309,8 @@ def breaker(outcomes: Sequence[Outcome]) -> str | None:
 
     The rule: among the last 12 outcomes that say something about the hosts, at least 6 are host faults, they come from
     at least 3 evaluations, and from at least 2 nodes (an unknown node counts as one). A single bad node is quarantined
-    instead, and a single bad evaluation comes to its own end.
+    instead, and a single bad evaluation comes to its own end. Spot machines that are taken back are no fault that
+    spreads: they were bought so.
     """
     telling = [outcome for outcome in outcomes if _node_signal(outcome) is not None][-BREAKER_WINDOW:]
     faults = [outcome for outcome in telling if _node_signal(outcome)]
@@ -326,6 +328,8 @@ def breaker(outcomes: Sequence[Outcome]) -> str | None:
 def _node_signal(outcome: Outcome) -> bool | None:
     """True: the host failed; False: it worked; None: says nothing about the host."""
     match ending(outcome):
+        case Ending.HOST if outcome.verdict is Verdict.INTERRUPTED and outcome.machine_type.endswith(SPOT):
+            return None
         case Ending.HOST:
             return True
         case Ending.VALID | Ending.SUBMISSION | Ending.TIME_PROVEN | Ending.TIME_UNPROVEN:

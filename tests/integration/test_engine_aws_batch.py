@@ -63,6 +63,21 @@ def test_a_worker_on_a_spot_machine_that_is_taken_back_says_so_within_the_notice
     assert nothing_is_left(aws)
 
 
+def test_on_a_spot_machine_that_is_being_taken_back_nothing_begins_and_it_says_so(tmp_path: Path) -> None:
+    queues = {f"{STACK}-c5-large": KIND}
+    with batch_world(tmp_path, queues, notice_seconds=60.0, boot_seconds=1.0) as aws:
+        engine = aws.engine()
+        spec = aws.world.spec(aws.world.image(f"{GOOD}; sleep 3600"), machine_type="c5.large")
+        [job] = engine.submit([spec])
+        assert eventually(lambda: bool(aws.batch.living_hosts()), SECONDS)
+        [host] = aws.batch.living_hosts()
+        aws.batch.reclaim(host)  # before it has booted
+        assert ended(engine, job)
+        result = aws.world.result(spec)
+        assert result is not None
+        assert (result.verdict, result.node) == (Verdict.INTERRUPTED, host.id)
+
+
 def test_a_machine_that_vanishes_leaves_no_result_and_nothing_behind(aws: BatchWorld) -> None:
     engine = aws.engine()
     spec, job = begun(aws, engine, f"{GOOD}; sleep 3600")

@@ -289,6 +289,17 @@ def test_dispatch_stops_when_host_faults_spread(outcomes: list[Outcome], stops: 
     assert reason is None or ("host fault" in reason and "node_lost" in reason)
 
 
+@pytest.mark.parametrize(
+    ("machine_type", "verdict", "stops"),
+    [("m (spot)", Verdict.INTERRUPTED, False), ("m (spot)", Verdict.NODE_LOST, True), ("m", Verdict.INTERRUPTED, True)],
+)
+def test_spot_machines_that_are_taken_back_do_not_stop_dispatch(
+    machine_type: str, verdict: Verdict, stops: bool
+) -> None:
+    outcomes = [Outcome(f"e-{number}", verdict, f"n-{number}", machine_type) for number in range(12)]
+    assert (breaker(outcomes) is not None) is stops
+
+
 @given(st.lists(OUTCOMES, max_size=40))
 def test_submissions_alone_never_stop_dispatch(outcomes: list[Outcome]) -> None:
     innocent = [outcome for outcome in outcomes if blame(outcome.verdict) is not Blame.HOST]

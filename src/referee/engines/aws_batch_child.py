@@ -89,9 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RefereeError, KeyError, ValueError) as error:
         print(f"No worker was started: {error}", file=sys.stderr)
         return NO_WORKER
-    if metadata.interruption() is not None:
-        print(f"{spec.attempt}: this machine is being taken back; nothing is begun on it.", file=sys.stderr)
-        return NO_WORKER
     machine = Machine(folder, Path(os.environ.get("REFEREE_POWER") or POWER))
     if machine.leaving:
         print(f"{spec.attempt}: nothing is begun on this machine any more. {machine.leaving}", file=sys.stderr)
@@ -152,7 +149,10 @@ def _gpus(named: str) -> list[str]:
 
 
 def _watch(words: Sequence[str], metadata: Metadata, look_seconds: float) -> tuple[int, bool]:
-    """Run the worker; returns its exit status, and whether it was told to stop."""
+    """Run the worker; returns its exit status, and whether it was told to stop.
+
+    Where the machine is being taken back already, the worker begins nothing, and says so in its result.
+    """
     # Held back until there is a worker to hand it on to, which unblocks it for itself when it is ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     worker = subprocess.Popen(
@@ -170,11 +170,11 @@ def _watch(words: Sequence[str], metadata: Metadata, look_seconds: float) -> tup
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     while True:
+        if not told and metadata.interruption() is not None:
+            stop()
         try:
             code = worker.wait(look_seconds)
         except subprocess.TimeoutExpired:
-            if not told and metadata.interruption() is not None:
-                stop()
             continue
         return (code if code >= 0 else 128 - code), told
 
