@@ -51,11 +51,13 @@ class Season:
         speeds: Mapping[str, Mapping[str, float]] | None = None,
         cpus_used: float = 0.5,
         failing_as: Verdict = Verdict.NONZERO_EXIT,
+        kinds: tuple[str, ...] = ("cpu",),
     ) -> None:
         self.failing_as = failing_as
         self.speeds, self.cpus_used = dict(speeds or {}), cpus_used
         self.specs: list[AttemptSpec] = []
-        self.stage = Stage(folder, count=len(seconds), text=text)
+        self.look_every: float | None = None  # seconds between the controller's passes; None: whenever something ends
+        self.stage = Stage(folder, count=len(seconds), kinds=kinds, text=text)
         self.seconds, self.failing = dict(seconds), failing
         machines = self.stage.challenge.machines
         nodes = {name: [f"{name}-{n}" for n in range(each.count or 1)] for name, each in machines.items()}
@@ -105,4 +107,7 @@ class Season:
                 on_step(ledger)
                 if until is not None and queries.status(ledger, "test").done >= until:
                     return
-                self.engine.wait(3600.0)
+                if self.look_every is None:
+                    self.engine.wait(3600.0)
+                else:
+                    self.engine.advance(self.look_every)
