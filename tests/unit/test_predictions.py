@@ -183,6 +183,12 @@ def test_the_public_line_tells_class_and_row_and_nothing_of_the_file() -> None:
     assert missing.public == "There is not a row for each of the phase's files (missing_files)."
 
 
+@pytest.mark.parametrize("value", ["", "nan", ","])
+def test_a_phase_of_one_file_wants_its_one_value(value: str) -> None:
+    assert read(b"filename,label\na.mp4,0.5\n", ("a.mp4",)) == [0.5]
+    assert problem_of(f"filename,label\na.mp4,{value}\n".encode(), ("a.mp4",)).row == 2
+
+
 def test_too_many_rows_are_counted_for_the_operator() -> None:
     assert "4 rows after the header, and 3 are expected" in problem_of(GOOD + b"d.mp4,0\n").message
 

@@ -159,7 +159,7 @@ def _read_fast(content: bytes, known: _Expected, layout: PredictionFormat) -> ar
     if b"".join(numbers).translate(None, _NUMBER_CHARACTERS) or max(map(len, numbers), default=0) > VALUE_LIMIT:
         return None
     values = _values(numbers)
-    if values is None:
+    if values is None or len(values) != len(numbers):  # a phase of one file, and no value: `[]` is JSON too
         return None
     if values:
         low, high = min(values), max(values)
