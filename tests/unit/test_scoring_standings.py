@@ -77,6 +77,20 @@ def test_a_metric_that_is_no_mean_has_standings_too() -> None:
     assert all(one.score_low < one.score < one.score_high for one in found.entries)
 
 
+@pytest.mark.parametrize("teams", [None, Reduction.BEST])
+def test_resamples_without_any_fake_say_nothing_and_are_left_out(teams: Reduction | None) -> None:
+    labels = (np.arange(20) < 2).astype(float)  # one resample in eight has none of the two
+    predictions = np.random.default_rng(0).random((4, 20))
+    entries = singles(4) if teams is None else [Entry("t-0", (0, 1)), Entry("t-1", (2,)), Entry("t-2", (3,))]
+    found = standings(find_metric("roc_auc"), labels, predictions, entries, CHOICE.model_copy(update={"teams": teams}))
+    numbers = [(one.score_low, one.score, one.score_high) for one in found.entries]
+    assert np.isfinite(numbers).all()
+    assert all(low <= score <= high for low, score, high in numbers)
+    # Two fakes among twenty files hardly tell apart who guesses.
+    assert [one.tie_group for one in found.entries[:2]] == [1, 1]
+    assert any("of the 400 resamples roc_auc was undefined" in warning for warning in found.warnings)
+
+
 def test_few_clusters_and_none_are_warned_of() -> None:
     clusters = [f"{place % 10}" for place in range(200)]
     few = standings(LOG_LOSS, LABELS, PREDICTIONS, singles(), CHOICE, clusters)

@@ -40,6 +40,7 @@ class Replicates:
         grain: scores are whole multiples of this (accuracy over n items: 1/n), so that chance ties are ties and not a
             matter of rounding; None where scores are continuous.
         seed: the same seed, data and version of numpy give the same replicates.
+        undefined: draws that were left out because the metric is undefined on them (a class that was not drawn).
     """
 
     scores: Floats
@@ -50,6 +51,7 @@ class Replicates:
     clustered: bool
     seed: int
     grain: float | None = None
+    undefined: int = 0
 
     def values(self, replicates: slice = slice(None), entries: Places | None = None) -> Singles:
         """Replicated scores of `entries` up to one common constant; shape (replicates, entries), float32.
@@ -85,6 +87,9 @@ def bootstrap(
         clusters: name of each item's cluster; None draws items singly.
         replicates: how many draws.
         seed: of the draws.
+
+    Raises:
+        ValueError: if a score is undefined on the items as they are.
     """
     cluster_of = cluster_numbers(clusters, labels.size)
     if isinstance(metric, MeanMetric) and metric.is_mean:
@@ -98,6 +103,8 @@ def bootstrap(
         )
     kept, column = _distinct_rows(predictions)
     scores = metric.score(labels, predictions)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{metric.name} is undefined for an entry")
     deviations = np.empty((replicates, len(kept)), dtype=np.float32)
     done = 0
     for counts in draw_counts(int(cluster_of.max()) + 1, replicates, seed):
@@ -107,7 +114,17 @@ def bootstrap(
             )
             done += 1
     units = int(cluster_of.max()) + 1
-    return Replicates(scores, deviations, column, metric.greater_is_better, units, clusters is not None, seed)
+    defined = np.isfinite(deviations).all(axis=1)
+    return Replicates(
+        scores,
+        deviations[defined],
+        column,
+        metric.greater_is_better,
+        units,
+        clusters is not None,
+        seed,
+        undefined=int((~defined).sum()),
+    )
 
 
 def bootstrap_means(
@@ -228,6 +245,7 @@ def reduce_to_teams(replicates: Replicates, teams: Sequence[Sequence[int]], redu
         replicates.clustered,
         replicates.seed,
         None if reduction is Reduction.MEAN else replicates.grain,
+        replicates.undefined,
     )
 
 

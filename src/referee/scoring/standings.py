@@ -128,7 +128,7 @@ def standings(
         seed=choice.seed,
         units=replicates.units,
         clustered=replicates.clustered,
-        warnings=_warnings(replicates, choice),
+        warnings=_warnings(metric.name, replicates, choice),
     )
 
 
@@ -160,7 +160,7 @@ def _reduced(contributions: Floats, rows: tuple[int, ...], reduction: Reduction 
     return mean if reduction is Reduction.MEAN and len(rows) > 1 else contributions[rows[-1]]
 
 
-def _warnings(replicates: Replicates, choice: UncertaintyChoice) -> tuple[str, ...]:
+def _warnings(metric: str, replicates: Replicates, choice: UncertaintyChoice) -> tuple[str, ...]:
     found = []
     if not replicates.clustered:
         found.append(
@@ -169,6 +169,11 @@ def _warnings(replicates: Replicates, choice: UncertaintyChoice) -> tuple[str, .
         )
     elif replicates.units < _FEW_CLUSTERS:
         found.append(f"Only {replicates.units} clusters were drawn, so the intervals are rough.")
+    if replicates.undefined:
+        found.append(
+            f"In {replicates.undefined} of the {choice.replicates} resamples {metric} was undefined, since a class was "
+            "missing; they were left out, and the intervals are of the others."
+        )
     if choice.teams is Reduction.BEST:
         found.append("A team's best final is chosen by the same scores that rank it; its rank set is an approximation.")
     return tuple(found)
