@@ -51,6 +51,12 @@ def test_float_noise_is_within_tolerance_and_named() -> None:
     assert (found.outcome, found.cause, found.changed_items) == (Outcome.WITHIN_TOLERANCE, Cause.FLOAT_NOISE, 0)
 
 
+def test_a_recorded_score_that_is_met_needs_no_other_clipping() -> None:
+    noisy = PREDICTIONS + 1e-8 * RNG.normal(size=400)
+    found = check(Recorded(score=round(SCORE, 5), predictions=PREDICTIONS), noisy)
+    assert (found.outcome, found.cause) == (Outcome.WITHIN_TOLERANCE, Cause.FLOAT_NOISE)
+
+
 def test_another_clipping_is_recognised() -> None:
     sure = PREDICTIONS.copy()
     sure[:4] = 1 - LABELS[:4]  # certain and wrong

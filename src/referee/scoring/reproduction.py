@@ -5,7 +5,6 @@ The first valid attempt counts, never the best: choosing among attempts would le
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,8 +211,7 @@ def _outcome(
         return Outcome.WITHIN_TOLERANCE if near else Outcome.DIFFERENT
     if difference is None:
         return Outcome.NOTHING_RECORDED
-    # A score that was published with five decimals is met exactly by every score that rounds to it.
-    if abs(difference) <= 0.5 * 10.0**-recorded.decimals * (1 + 1e-9):
+    if _is_rounded(difference, recorded.decimals):
         return Outcome.EXACT
     return Outcome.WITHIN_TOLERANCE if abs(difference) <= allowed.score else Outcome.DIFFERENT
 
@@ -265,11 +263,23 @@ def _why(
 
 
 def _other_epsilon(metric: Metric, labels: Floats, recorded: Recorded, predictions: Floats) -> float | None:
-    """A clipping under which the re-run's predictions give the recorded score; None if there is none."""
-    if recorded.score is None or metric.name != "log_loss":
+    """A clipping under which the re-run's predictions give the recorded score, unless they do as they are."""
+    if recorded.score is None or metric.name != "log_loss" or _is_met(recorded, metric, labels, predictions):
         return None
     for epsilon in _EPSILONS:
-        score = float(find_metric("log_loss", epsilon).score(labels, predictions[None])[0])
-        if math.isclose(score, recorded.score, rel_tol=0, abs_tol=0.5 * 10.0**-recorded.decimals * (1 + 1e-9)):
+        if _is_met(recorded, find_metric("log_loss", epsilon), labels, predictions):
             return epsilon
     return None
+
+
+def _is_met(recorded: Recorded, metric: Metric, labels: Floats, predictions: Floats) -> bool:
+    """Whether these predictions give the recorded score, as far as its decimals tell.
+
+    A score that was published with five decimals is met exactly by every score that rounds to it.
+    """
+    score = float(metric.score(labels, predictions[None])[0])
+    return recorded.score is not None and _is_rounded(score - recorded.score, recorded.decimals)
+
+
+def _is_rounded(difference: float, decimals: int) -> bool:
+    return abs(difference) <= 0.5 * 10.0**-decimals * (1 + 1e-9)
