@@ -19,6 +19,7 @@ _BYTES: dict[str, int] = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for unit, base in ((f"{letter}B", 1000), (f"{letter}iB", 1024))
 }
+_MOST_BYTES = 2**63  # what kernels and databases count in
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|d|h|m|s))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)", re.ASCII)
@@ -37,6 +38,8 @@ def parse_duration(text: object) -> timedelta:
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text.replace(" ", "")))
     if seconds <= 0:
         raise ValueError(f"{text!r} is not a positive duration")
+    if seconds > timedelta.max.total_seconds() / 2:
+        raise ValueError(f"{text[:40]!r} is longer than any duration that can be told")
     return timedelta(seconds=seconds)
 
 
@@ -76,10 +79,10 @@ def parse_size(text: object) -> int:
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a size: write a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB")
-    size: int = round(float(match[1]) * _BYTES[match[2]])
-    if size <= 0:
-        raise ValueError(f"{text!r} is not a positive size")
-    return size
+    size = float(match[1]) * _BYTES[match[2]]
+    if not 0.5 < size < _MOST_BYTES:
+        raise ValueError(f"{match[0][:40]!r} is not a positive size below {format_size(_MOST_BYTES)}")
+    return round(size)
 
 
 def format_size(size_bytes: float) -> str:
@@ -87,9 +90,10 @@ def format_size(size_bytes: float) -> str:
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+            # From 999.5 on three digits would be written as a power of ten.
+            return f"{value:.0f} {unit}" if unit == "B" or abs(value) >= 999.5 else f"{value:.3g} {unit}"
         value /= 1024
-    return f"{value:.3g} TiB"
+    return f"{value:.3g} TiB" if abs(value) < 999.5 else f"{value:.0f} TiB"
 
 
 def parse_usd(value: object) -> Decimal:

@@ -20,7 +20,9 @@ def test_durations_carry_their_unit(text: str, seconds: float) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("wrong", ["", "9", "h", "-1h", "0s", "9 hours", "1h30", 9, 9.0, None, True, "１h", "1e3s"])
+@pytest.mark.parametrize(
+    "wrong", ["", "9", "h", "-1h", "0s", "9 hours", "1h30", 9, 9.0, None, True, "１h", "1e3s", "9999999999999d"]
+)
 def test_what_is_no_duration_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(wrong)
@@ -34,7 +36,7 @@ def test_sizes_tell_decimal_from_binary_units(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("wrong", ["", "16 gigs", "-1MB", "0", 0, -5, True, None, 1.5, "GiB", "١MB"])
+@pytest.mark.parametrize("wrong", ["", "16 gigs", "-1MB", "0", 0, -5, True, None, 1.5, "GiB", "١MB", "9" * 400 + "GB"])
 def test_what_is_no_size_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(wrong)
@@ -65,7 +67,18 @@ def test_durations_are_written_shortly(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (16 * 2**30, "16 GiB"), (2**41, "2 TiB")]
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (16 * 2**30, "16 GiB"),
+        (2**41, "2 TiB"),
+        (1000 * 2**20, "1000 MiB"),
+        (1023 * 2**20 + 2**19, "1024 MiB"),
+        (999 * 2**10, "999 KiB"),
+        (3000 * 2**40, "3000 TiB"),
+    ],
 )
 def test_sizes_are_written_in_binary_units(size: int, text: str) -> None:
     assert format_size(size) == text
