@@ -111,8 +111,9 @@ class ProcessExecution:
             )
 
     def poll(self) -> int | None:
-        """The exit status; `None` while it runs."""
-        return self._process.poll()
+        """The exit status, as containers have it; `None` while it runs."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
 
     def terminate(self) -> None:
         """SIGTERM to PID 1 of the container."""

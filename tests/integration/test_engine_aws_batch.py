@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from batch_world import KIND, STACK, BatchWorld, batch_world
+from batch_stand_in import REGION
+from batch_world import KIND, MACHINES, STACK, BatchWorld, batch_world
 from referee.attempts import AttemptSpec
+from referee.challenge import AwsChoice
+from referee.cloud import smoke as smoke_module
+from referee.cloud.smoke import smoke
 from referee.engines.aws_batch import AwsBatchEngine
+from referee.engines.aws_batch_fleet import Fleet
 from referee.engines.contract import Job, JobState
+from referee.errors import ConfigurationError
 from referee.objects import AlreadyExistsError
 from referee.verdicts import Verdict
 from referee.worker.claims import claim_key
@@ -156,3 +163,24 @@ def test_a_machine_with_two_host_faults_in_a_row_takes_itself_out(aws: BatchWorl
     result = aws.world.result(good)
     assert result is not None
     assert (result.verdict, result.node == sick.id) == (Verdict.OK, False)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_smoke_test_tells_a_job_that_was_killed_from_one_that_never_began(
+    aws: BatchWorld, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """On the stand-in: what it is for, it can show in an account alone."""
+    # Of the machine's own checks the cheapest stands for the conformance suite.
+    monkeypatch.setitem(smoke_module._CHECKS, "sandbox", ["python", "-c", "raise SystemExit(0)"])
+    if not ends:
+        monkeypatch.setitem(smoke_module._CHECKS, "kill", ["python", "-c", "raise SystemExit(1)"])
+    steps: list[str] = []
+    choice, outputs = AwsChoice(stack=STACK, region=REGION), {"JobDefinition": f"{STACK}-worker"}
+    aws.batch._stop = 1.0
+    fleet = Fleet(MACHINES | {"c5.large (spot)": MACHINES["c5.large"], "p3.2xlarge": MACHINES["c5.large"]})
+    found = smoke(choice, fleet, outputs, on_step=steps.append, pause=lambda _: time.sleep(0.1))
+    assert steps == ["c5.large: sandbox", "c5.large: metadata", "c5.large: kill"]
+    assert [(each.check, each.good) for each in found] == [("sandbox", True), ("metadata", True), ("kill", ends)]
+    for unknown in ("p3.2xlarge", "nonsense"):
+        with pytest.raises(ConfigurationError, match=f"no machine type '{unknown}'"):
+            smoke(choice, fleet, outputs, only=[unknown], on_step=steps.append)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import itertools
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,12 +15,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from batch_stand_in import Host, Job
+from batch_stand_in import REGION, Host, Job
 from batch_world import KIND, MACHINES, STACK, BatchWorld, batch_world
 from referee.attempts import AttemptSpec
 from referee.challenge import AwsChoice, MachineType, load_challenge
+from referee.cloud.stack import Account
 from referee.engines import aws_batch_child as child
 from referee.engines.aws_batch import AwsBatchEngine
+from referee.engines.aws_batch_calls import BatchCalls, UnansweredError
 from referee.engines.aws_batch_fleet import Fleet, fleet_of, registered_bytes
 from referee.engines.aws_batch_heartbeat import Heartbeat
 from referee.engines.aws_batch_machine import Machine
@@ -312,6 +316,34 @@ def test_silence_ends_nothing_and_is_told(bench: Bench) -> None:
     bench.batch.down = False
     bench.run_out(jobs)
     assert not bench.engine.troubles()
+
+
+class _Front(http.server.BaseHTTPRequestHandler):
+    """What stands before the service, and speaks for itself."""
+
+    def do_POST(self) -> None:
+        self.send_response(502)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>\n<title>Bad gateway</title>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_answer_that_is_not_the_service_s_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with http.server.HTTPServer(("127.0.0.1", 0), _Front) as front:
+        threading.Thread(target=front.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{front.server_port}")
+        with pytest.raises(UnansweredError, match=r"did not answer DescribeInstances: [^\n]*\.$"):
+            BatchCalls(REGION).machines("referee", STACK)
+        choice = AwsChoice(stack=STACK, region=REGION)
+        with pytest.raises(HostError, match="could not be asked to ask for the stack"):
+            Account(choice).state()
+        front.shutdown()
 
 
 def test_a_lost_machine_is_named_by_its_claim(bench: Bench) -> None:

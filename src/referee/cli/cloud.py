@@ -127,16 +127,18 @@ def run_smoke(
     if "JobDefinition" not in seen.outputs:
         raise ConfigurationError(f"There is no stack {choice.stack}.", hint="Make it with `referee cloud deploy`.")
     found = smoke(choice, fleet_of(loaded, choice), dict(seen.outputs), only=machine, on_step=screen.note)
-    good = all((each.status == "SUCCEEDED") is (each.check != "kill") for each in found)
+    good = all(each.good for each in found)
     if as_json:
-        screen.print_json({"not_run_by_the_makers": NOT_RUN, "jobs": [dataclasses.asdict(each) for each in found]})
+        jobs = [dataclasses.asdict(each) | {"good": each.good} for each in found]
+        screen.print_json({"not_run_by_the_makers": NOT_RUN, "jobs": jobs})
         return 0 if good else CheckFailedError.exit_code
     screen.print_table(
-        ["machine type", "check", "status", "exit>", "seconds>", "reason"],
+        ["machine type", "check", "as promised", "status", "exit>", "seconds>", "reason"],
         [
             (
                 each.machine_type,
                 each.check,
+                "yes" if each.good else "no",
                 each.status,
                 "" if each.exit_code is None else str(each.exit_code),
                 f"{each.seconds:.0f}",

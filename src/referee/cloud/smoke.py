@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from referee.challenge import SPOT, AwsChoice
+from referee.cloud.compute import HISTORICAL
 from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_fleet import Fleet
+from referee.errors import ConfigurationError
 
 NOT_RUN = (
     "This command has not been run by the makers of Referee, who had no account: what it says is all that is known. "
@@ -27,6 +29,7 @@ _CHECKS = {
     "gpu": ["python", "-m", "referee.cloud.inside", "gpu"],
     "kill": ["python", "-m", "referee.cloud.inside", "sleep"],
 }
+_ENDED = {137, 143}  # 128 + SIGKILL; and SIGTERM, if that came before the program was ready for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class Seen:
     reason: str
     seconds: float
     log: str
+
+    @property
+    def good(self) -> bool:
+        """Whether it came to what was promised: one job is to be ended by us, all others are to end in order."""
+        return self.exit_code in _ENDED if self.check == "kill" else self.status == "SUCCEEDED"
 
 
 def smoke(
@@ -62,11 +70,15 @@ def smoke(
         pause: sleeps.
 
     Raises:
+        ConfigurationError: if there is no such machine type.
         HostError: if AWS refuses.
     """
+    there = [name for name in fleet.machines if not name.startswith(HISTORICAL)]
+    if unknown := [name for name in only if name not in there]:
+        raise ConfigurationError(f"The stack has no machine type {unknown[0]!r}.", hint=f"It has: {', '.join(there)}.")
     calls = BatchCalls(choice.region, choice.profile)
     found = []
-    for name in only or [name for name in fleet.machines if not name.endswith(SPOT)]:
+    for name in only or [name for name in there if not name.endswith(SPOT)]:
         machine = fleet.machines[name]
         for check, command in _CHECKS.items():
             if check == "gpu" and not machine.gpus:

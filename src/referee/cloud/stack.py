@@ -237,11 +237,13 @@ class _explained:  # noqa: N801 - read as a verb
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an extra
+        from botocore.parsers import ResponseParserError  # noqa: PLC0415 - an extra
 
         if isinstance(error, ClientError):
-            words = error.response.get("Error", {}).get("Message", str(error))
+            words = error.response.get("Error", {}).get("Message", str(error)).rstrip(".")
             raise HostError(f"AWS refused to {self._what}: {words}.", hint="Check your permissions.") from error
-        if isinstance(error, BotoCoreError):
+        if isinstance(error, BotoCoreError | ResponseParserError):  # the second: an answer that is not AWS's
+            said = str(error).partition("\n")[0].rstrip(".:")
             raise HostError(
-                f"AWS could not be asked to {self._what}: {error}.", hint="Check credentials, region and network."
+                f"AWS could not be asked to {self._what}: {said}.", hint="Check credentials, region and network."
             ) from error

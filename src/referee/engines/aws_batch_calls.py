@@ -198,21 +198,24 @@ class ThrottledError(UnansweredError):
 
 def _asked(what: str, call: Callable[[], Any]) -> Any:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an extra
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415 - an extra
 
     try:
         return call()
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        words = f"AWS refused {what}: {error.response.get('Error', {}).get('Message', code)}."
+        words = f"AWS refused {what}: {str(error.response.get('Error', {}).get('Message', code)).rstrip('.')}."
         if code in _THROTTLED or status == 429:
             raise ThrottledError(words, hint="It is tried again more slowly.") from error
         if status >= 500:
             raise UnansweredError(words, hint="See https://health.aws.amazon.com; it is tried again.") from error
         raise RefusedError(words, hint="Check stack, region and permissions: `referee cloud status`.") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
+        # The second: what answered is not AWS, but a proxy on the way that speaks for itself.
+        said = str(error).partition("\n")[0].rstrip(".:")
         raise UnansweredError(
-            f"AWS did not answer {what}: {error}.", hint="Check network, region and credentials; it is tried again."
+            f"AWS did not answer {what}: {said}.", hint="Check network, region and credentials; it is tried again."
         ) from error
 
 
