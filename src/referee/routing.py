@@ -35,6 +35,7 @@ def route(
     outgrown: Collection[str] = (),
     among: Collection[str] | None = None,
     only: str | None = None,
+    closed: Collection[str] = (),
 ) -> Route | NoRoute:
     """The cheapest machine type that fits; the fastest of equally cheap ones.
 
@@ -46,6 +47,7 @@ def route(
         outgrown: the machine types on which its GPU memory ran out, above all of which `MORE_GPU_MEMORY` looks.
         among: the machine types that the plan has for it; where none of them fits, any other does.
         only: the one machine type that it is bound to.
+        closed: machine types that take nothing now, and so are chosen only where no other would do.
     """
     # A machine type is not the reference because the others cannot be had, or were not asked for.
     sole = len(machines) == 1 and not any(machine.reference for machine in challenge.machines.values())
@@ -58,6 +60,8 @@ def route(
     if not fitting:
         reasons = [f"{name}: {lacks(machine, challenge.limits, gpus)}" for name, machine in machines.items()]
         return NoRoute("No machine type fits. " + "; ".join(reasons) + ".")
+    if demand is Demand.ANY:
+        fitting = {name: machine for name, machine in fitting.items() if name not in closed} or fitting
     if among is not None:
         fitting = {name: machine for name, machine in fitting.items() if name in among} or fitting
     if demand is Demand.REFERENCE:
@@ -66,7 +70,7 @@ def route(
         known = {**markets(challenge.machines), **machines}  # where it ran out may be what cannot be had now
         least = max((known[name].gpu_memory or 0 for name in outgrown if name in known), default=0)
         larger = {name: machine for name, machine in fitting.items() if (machine.gpu_memory or 0) > least}
-        fitting = larger or fitting
+        fitting = {name: machine for name, machine in larger.items() if name not in closed} or larger or fitting
     name = min(fitting, key=lambda name: (fitting[name].price, -fitting[name].speed, name))
     machine = fitting[name]
     return Route(name, machine.reference or sole, 1.0 / machine.speed)

@@ -135,3 +135,32 @@ def test_an_equal_image_that_came_after_the_pilot_was_drawn_does_not_hold_it_up(
     stage.run(engine)
     assert stage.verdicts() == {Verdict.OK: 2}
     assert engine.executed == {"s-001.test.1": 1}
+
+
+@pytest.mark.parametrize("bad", [["c1"], ["c1", "c2"]])
+def test_a_machine_type_of_which_every_node_is_quarantined_is_left_alone(tmp_path: Path, bad: list[str]) -> None:
+    stage = Stage(tmp_path, count=12)
+    machines = {"cheap": DEAR.model_copy(update={"price": Decimal(1)}), "dear": DEAR}
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        return Play(verdict=Verdict.SANDBOX_FAILED) if spec.machine_type == "cheap" else ok(spec, chance)
+
+    engine = stage.engine(script, machines=machines, nodes={"cheap": bad, "dear": ["d1"]})
+    stage.run(engine)
+    # Who is tried first may meet the only node of its type three times before anybody else meets it.
+    assert stage.verdicts()[Verdict.OK] >= 11
+    assert len([row for row in stage.attempts() if row.node in bad]) <= 4 * len(bad)
+
+
+def test_who_needs_a_machine_type_of_which_every_node_is_quarantined_waits_for_the_operator(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=6, kinds=("gpu", "cpu"))
+    gpu = DEAR.model_copy(update={"gpus": 1})
+
+    def script(spec: AttemptSpec, chance: random.Random) -> Play:
+        return Play(verdict=Verdict.SANDBOX_FAILED) if spec.gpus else ok(spec, chance)
+
+    engine = stage.engine(script, machines={"cpu": FAST, "gpu": gpu}, nodes={"cpu": ["c1"], "gpu": ["g1"]})
+    campaign = stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 3, Verdict.SANDBOX_FAILED: 1, None: 2}
+    assert campaign.stopped_because.startswith("Every node of gpu is quarantined.")
+    assert len([row for row in stage.attempts() if row.machine_type == "gpu"]) == 4

@@ -13,7 +13,7 @@ from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
 from referee.challenge import Challenge, MachineType
-from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote
+from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote, Standing
 from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
@@ -89,6 +89,7 @@ class Campaign:
         self._draining = False
         self._refusals = 0
         self._quarantined: set[str] = set()
+        self._closed: frozenset[str] = frozenset()
         self.stopped_because = ""
 
     # What an operator can ask for
@@ -295,6 +296,7 @@ class Campaign:
         for node in sick:
             self._lease.append([NodeQuarantined(node=node, reason=_QUARANTINE)])
         quarantined = self._quarantined = known | set(sick)
+        self._closed = self._without_nodes()
         stopped = queries.dispatch_stopped(self._ledger)
         if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:
             stopped = spread
@@ -303,6 +305,13 @@ class Campaign:
         if not healthy:
             stopped = stopped or f"{', '.join(sorted(quarantined))}: {_QUARANTINE}"
         self.stopped_because = stopped or ""
+
+    def _without_nodes(self) -> frozenset[str]:
+        """The machine types of which every node is quarantined."""
+        if not self._quarantined or not isinstance(self._engine, Standing):
+            return frozenset()
+        nodes = {name: set(self._engine.nodes_of(name)) for name in self._engine.machines()}
+        return frozenset(name for name, those in nodes.items() if those and those <= self._quarantined)
 
     def _dispatch(self, candidates: Sequence[_Candidate]) -> None:
         attempts = queries.attempts(self._ledger, phase=self._phase, series=self._series)
@@ -314,6 +323,7 @@ class Campaign:
         used = used_shares(attempts, groups, self._orders.since)
         limit, aside = self._challenge.limits.wall_time, self._orders.aside_usd + self._beside_usd(attempts)
         purse = Purse(self._orders.budget_usd, attempts, self._engine.machines(), limit, aside)
+        crowded, barred = False, set[str]()
         planned: list[AttemptPlanned] = []
         specs: list[AttemptSpec] = []
         for evaluation, history, action in self._in_order(candidates, rows, sum(room.values())):
@@ -327,7 +337,11 @@ class Campaign:
                     [EvaluationEnded(evaluation=evaluation, verdict=Verdict.UNROUTABLE, reason=found.reason)]
                 )
                 continue
+            if found.machine_type in self._closed:
+                barred.add(found.machine_type)
+                continue
             if room.get(found.machine_type, 0) <= 0:
+                crowded = True
                 if not any(room.values()):
                     break
                 continue
@@ -341,6 +355,8 @@ class Campaign:
             planned.append(intent)
             specs.append(self._spec(row, intent, action))
         if not planned:
+            if barred and not crowded and not self._jobs:
+                self.stopped_because = f"Every node of {', '.join(sorted(barred))} is quarantined. {_QUARANTINE}"
             return
         # Intent before action: the plan is in the ledger before any engine hears of it.
         self._lease.append(planned)
@@ -432,6 +448,7 @@ class Campaign:
                 outgrown=outgrown(history),
                 among=among,
                 only=self._further.machine_type if self._further is not None else None,
+                closed=self._closed,
             )
 
         there = self._engine.machines()

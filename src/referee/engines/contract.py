@@ -120,6 +120,15 @@ class Remote(Protocol):
 
 
 @runtime_checkable
+class Standing(Protocol):
+    """An engine whose machines are there whether or not it has work, so that it can tell which are of which type."""
+
+    def nodes_of(self, machine_type: str) -> Sequence[str]:
+        """Names of the nodes that attempts of this machine type may be placed on, as they stand in results."""
+        ...
+
+
+@runtime_checkable
 class Hiring(Protocol):
     """An engine whose machines are hired for its work, and paid for from launch to end."""
 

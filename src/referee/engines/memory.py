@@ -163,6 +163,10 @@ class MemoryEngine:
         """The nodes that are up."""
         return [node for nodes in self._nodes.values() for node in nodes]
 
+    def nodes_of(self, machine_type: str) -> Sequence[str]:
+        """Those of them that are of this machine type."""
+        return self._nodes[machine_type]
+
     def capacity(self) -> Capacity:
         """Free slots, less what waits for one."""
         waiting = Counter(worker.spec.machine_type for worker in self._queue)

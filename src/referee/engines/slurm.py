@@ -85,6 +85,10 @@ class SlurmEngine:
         """The nodes of the partitions, also those that are down for the moment."""
         return self._queue.asked(self._partitions.nodes)
 
+    def nodes_of(self, machine_type: str) -> Sequence[str]:
+        """Those of the machine type's partition."""
+        return self._queue.asked(lambda: self._partitions.nodes_of(machine_type))
+
     def capacity(self) -> Capacity:
         """How many more attempts of each machine type may wait or run; none while Slurm is silent."""
         self._queue.refresh()
@@ -170,7 +174,7 @@ class SlurmEngine:
         needs, log = Needs.of(specs[0]), self._logs.pattern(wave.wave)
         options = wave_options(self._choice, wave.wave, len(specs), needs, log)
         script = wave_script(self._choice, wave.wave, self._objects.location)
-        avoided = self._avoidable(specs[0].avoid_nodes)
+        avoided = self._avoidable(wave.machine_type, specs[0].avoid_nodes)
         try:
             if avoided:
                 try:
@@ -185,8 +189,8 @@ class SlurmEngine:
                 entry.given_up = ended
             return entries
 
-    def _avoidable(self, avoided: Sequence[str]) -> str:
-        known = set(self.nodes())
+    def _avoidable(self, kind: str, avoided: Sequence[str]) -> str:
+        known = set(self.nodes_of(kind))
         here = known & set(avoided)
         return ",".join(sorted(here)) if here < known else ""
 

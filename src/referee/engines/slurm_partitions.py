@@ -23,11 +23,11 @@ class Partitions:
     """
 
     def __init__(self, commands: SlurmCommands, choice: SlurmChoice, kinds: Collection[str]) -> None:
-        self._commands = commands
+        self._commands, self._choice = commands, choice
         wanted = {partition_of(choice, kind) for kind in kinds} or {choice.partition}
         self._names = sorted(name for name in wanted if name)
         self._with_default = None in wanted
-        self._nodes: list[str] = []
+        self._partitions_of: dict[str, set[str]] = {}  # by node
         self._read_at = 0.0
 
     def nodes(self) -> Sequence[str]:
@@ -36,14 +36,27 @@ class Partitions:
         Raises:
             SlurmSilentError: if Slurm does not answer, and never did.
         """
-        if not self._nodes or time.monotonic() > self._read_at + _FRESH_SECONDS:
+        if not self._partitions_of or time.monotonic() > self._read_at + _FRESH_SECONDS:
             try:
-                self._nodes = sorted({row["node"] for row in self._rows()})
-                self._read_at = time.monotonic()
+                rows = self._rows()
             except SlurmSilentError:
-                if not self._nodes:
+                if not self._partitions_of:
                     raise
-        return self._nodes
+            else:
+                found: dict[str, set[str]] = {}
+                for row in rows:
+                    found.setdefault(row["node"], set()).add(row["partition"])
+                self._partitions_of, self._read_at = found, time.monotonic()
+        return sorted(self._partitions_of)
+
+    def nodes_of(self, kind: str) -> Sequence[str]:
+        """Those of a machine type's partition; a constraint may leave fewer of them.
+
+        Raises:
+            SlurmSilentError: as `nodes`.
+        """
+        partition = partition_of(self._choice, kind)
+        return [node for node in self.nodes() if any(_is(name, partition) for name in self._partitions_of[node])]
 
     def smallest(self) -> MachineType:
         """A machine type that every node is at least.
@@ -62,3 +75,8 @@ class Partitions:
     def _rows(self) -> list[dict[str, str]]:
         rows = self._commands.nodes(self._names) if self._names else []
         return rows + (self._commands.nodes([]) if self._with_default else [])
+
+
+def _is(shown: str, partition: str | None) -> bool:
+    """Whether sinfo shows this partition so: it marks the cluster's default one with a star."""
+    return shown.endswith("*") if partition is None else shown.rstrip("*") == partition
