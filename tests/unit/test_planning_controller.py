@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from referee.ledger import Ledger, queries
 from referee.planning.catalogue import Catalogue, this_machine
 from referee.planning.observation import Observation, Requirement, groups_of
 from referee.planning.planner import Wishes, make_plan
-from referee.planning.simulation import Pool, simulate
+from referee.planning.simulation import Fates, Pool, draw_fates, simulate
+from referee.verdicts import Verdict
 
 NODES = [f"n{number}" for number in range(4)]
 GIB = 2**30
@@ -46,6 +48,51 @@ def test_under_the_same_draws_controller_and_kernel_give_the_same_trace(tmp_path
         assert attempt.ended_at is not None
         assert (attempt.started_at - began).total_seconds() == pytest.approx(kernel.starts[0, place], abs=2e-3)
         assert (attempt.ended_at - began).total_seconds() == pytest.approx(kernel.ends[0, place], abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_failures_limits_and_losses_leave_the_same_trace_in_both(tmp_path: Path, seed: int) -> None:
+    """Machines are taken away, submissions fail in the middle and are killed at the limit: event for event the same."""
+    count, limit, rng = 60, 16.0, np.random.default_rng(seed)
+    drawn = rng.lognormal(2.0, 0.8, count) * np.where(rng.random(count) < 0.2, rng.random(count), 1.0)
+    seconds = np.round(np.minimum(drawn, limit), 3)
+    pool = Pool(len(NODES), 0.0, spot_usd_per_hour=0.0, losses_per_hour=0.2, spot_tries=2)
+    drawn_fates = draw_fates(rng, pool, 1, count, 1e4)
+    # Two losses in a row on a node would quarantine it, which the kernel does not know.
+    spaced = np.where((np.arange(count) % 8 == 4)[None, :, None], drawn_fates.waits, np.inf)
+    fates = Fates(spaced, drawn_fates.shocks)
+    place_of: dict[str, int] = {}
+    tries: Counter[str] = Counter()
+
+    def script(spec: AttemptSpec, _chance: random.Random) -> Play:
+        place, number = place_of[spec.evaluation], tries[spec.evaluation]
+        tries[spec.evaluation] += 1
+        if number < pool.spot_tries and fates.waits[0, place, number] < seconds[place]:
+            return Play(seconds=float(fates.waits[0, place, number]), verdict=Verdict.INTERRUPTED)
+        verdict = Verdict.TIME_LIMIT if seconds[place] >= limit else (Verdict.OK, Verdict.NONZERO_EXIT)[place % 5 == 0]
+        return Play(seconds=float(seconds[place]), verdict=verdict, predictions=b"filename,label\na.mp4,0.5\n", rows=1)
+
+    stage = Stage(tmp_path, count=count)
+    # One node with a slot for each machine: where a retry goes is no choice then.
+    engine = stage.engine(script, nodes={"local": NODES[:1]}, slots=len(NODES))
+    with Ledger.open(stage.path) as ledger, ledger.lead() as lease:
+        campaign = stage.campaign(lease, engine)
+        campaign.begin()
+        place_of |= {row.evaluation: row.order for row in queries.evaluations(ledger, "test")}
+        while campaign.step():
+            engine.wait(2.0)
+    kernel = simulate(pool, seconds[None, :], fates)
+    assert int(kernel.losses[0]) >= 3
+    assert stage.verdicts()[Verdict.TIME_LIMIT] >= 3
+    last = {row.evaluation: row for row in stage.attempts()}
+    assert len(stage.attempts()) == count + int(kernel.losses[0])
+    began = min(row.started_at for row in stage.attempts() if row.started_at is not None)
+    for evaluation, place in place_of.items():
+        row = last[evaluation]
+        assert row.started_at is not None
+        assert row.ended_at is not None
+        assert (row.started_at - began).total_seconds() == pytest.approx(kernel.starts[0, place], abs=2e-3)
+        assert (row.ended_at - began).total_seconds() == pytest.approx(kernel.ends[0, place], abs=2e-3)
 
 
 def test_what_the_ledger_holds_in_mid_run_becomes_a_plan_that_covers_what_comes(tmp_path: Path) -> None:
