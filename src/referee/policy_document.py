@@ -87,8 +87,8 @@ def _rules_of_hosts() -> list[str]:
         "  releases it. A valid result or a fault of the submission begins the count anew.",
         f"- Dispatch stops when, of the last {BREAKER_WINDOW} attempts that say something about the hosts, at least",
         f"  {BREAKER_FAULTS} ended by a host fault, from at least {BREAKER_EVALUATIONS} evaluations and at least",
-        f"  {BREAKER_NODES} nodes. It goes on when the operator says so. A spot machine that is taken back says nothing",
-        "  about the hosts.",
+        f"  {BREAKER_NODES} nodes. It goes on when the operator says so. A spot machine that is taken back",
+        "  says nothing about the hosts.",
     ]
 
 

@@ -37,6 +37,7 @@ class Offer(Frozen):
         price: US dollars for an hour, on demand.
         spot_price: US dollars for an hour of spot capacity; None where none was seen.
         boot: from the request until the first job can start.
+        alone: each evaluation has a machine to itself, and so pays for its boot.
         quota_pool: the provider's name of the quota that it counts against; None: not limited by one.
         count: how many there are, for own machines; None: as many as quota and money allow.
         speed: relative to the reference machine type, until a pilot has measured it for each submission.
@@ -57,6 +58,7 @@ class Offer(Frozen):
     spot_price: Usd | None = None
     region: str = "own"
     boot: Duration | None = None
+    alone: bool = False
     quota_pool: str | None = None
     count: int | None = Field(default=None, gt=0)
     speed: float = Field(default=1.0, gt=0)
@@ -78,7 +80,16 @@ class Offer(Frozen):
 
     @property
     def boot_hours(self) -> float:
-        """Hours until a fresh machine can start its first job; also paid for."""
+        """Hours until a fresh machine can start its first job, paid for once a machine; 0 where each job pays them."""
+        return 0.0 if self.alone else self._boot_hours
+
+    @property
+    def boot_of_each_hours(self) -> float:
+        """Hours of boot that each evaluation waits and pays for; 0 where machines are kept for the next one."""
+        return self._boot_hours if self.alone else 0.0
+
+    @property
+    def _boot_hours(self) -> float:
         return self.boot.total_seconds() / 3600 if self.boot else 0.0
 
     @property

@@ -173,9 +173,10 @@ def law_on(group: Group, catalogue: Catalogue, name: str) -> Law:
 
 
 def spent_usd(groups: Sequence[Group], catalogue: Catalogue) -> float:
-    """What the hours cost that were spent so far, at on-demand prices."""
+    """What the hours cost that were spent so far, at on-demand prices; with the boots that were of one evaluation."""
     return sum(
-        float(np.minimum(runtimes.hours, runtimes.limit_hours).sum()) * float(catalogue.offers[name].price)
+        float((np.minimum(runtimes.hours, runtimes.limit_hours) + catalogue.offers[name].boot_of_each_hours).sum())
+        * float(catalogue.offers[name].price)
         for group in groups
         for name, runtimes in group.seen.items()
         if name in catalogue.offers and not group.borrowed

@@ -169,10 +169,10 @@ class _Planner:
             if not group.fits(offer):
                 continue
             law = law_on(group, self.catalogue, name)
-            hours[name] = law.mean + self.wishes.overhead_hours
+            hours[name] = law.mean + self.wishes.overhead_hours + offer.boot_of_each_hours
             if self.wishes.spot is not None and offer.spot_price is not None:
                 runtimes = np.repeat(law.hours, np.maximum(np.round(law.mass * 400), 1).astype(np.int64))
-                overhead = self.wishes.overhead_hours + offer.boot_hours
+                overhead = self.wishes.overhead_hours + offer.boot_hours + offer.boot_of_each_hours
                 price = float(offer.spot_price)
                 best = best_purchase(runtimes, overhead, self.wishes.spot.points(), price, float(offer.price))
                 if best.tries:
@@ -282,6 +282,11 @@ class _Planner:
         ]
         if in_budget is not None and in_budget < self.wishes.confidence:
             said.append(f"The budget holds with a probability of {in_budget:.0%} only.")
+        unsaid = [name for name, offer in self.offers.items() if offer.alone and offer.boot is None]
+        if unsaid:
+            said.append(
+                f"Each evaluation boots a machine for itself, and {', '.join(unsaid)} say no `boot`: it counts 0."
+            )
         dates = [offer.price_date for offer in self.offers.values() if offer.price_date]
         if dates:
             said.append(f"Prices are those of {min(dates)}: check them before you confirm.")

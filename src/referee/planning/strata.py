@@ -61,7 +61,7 @@ def _stratum(
         pool,
         float(offer.spot_price or 0) if pool.endswith(SPOT) else float(offer.price),
         seen if seen is not None else hours_on(group, catalogue, name),
-        overhead_hours,
+        overhead_hours + offer.boot_of_each_hours,
         1.0,
         # The hours are those on this type already; what is not known is the factor between them.
         0.0 if known else of_speed.error / of_speed.factor,

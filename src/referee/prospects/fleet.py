@@ -9,7 +9,7 @@ from referee.challenge import Challenge, MachineType, markets
 from referee.engines.hardware import this_machine
 from referee.engines.slots import Needs, Slots
 from referee.errors import ConfigurationError
-from referee.planning.catalogue import Catalogue, own_offers, shipped_catalogue
+from referee.planning.catalogue import Catalogue, Offer, own_offers, shipped_catalogue
 from referee.routing import limits_on
 
 # On the others a spot machine is a node like any that may be lost.
@@ -50,12 +50,12 @@ def bought(challenge: Challenge) -> dict[str, MachineType]:
 
 def fleet(challenge: Challenge) -> Catalogue:
     """The catalogue that a plan for the challenge's own engine is made from."""
-    return Catalogue(name=f"engine {challenge.engine.name}", offers=own_offers(machine_types(challenge)))
+    return Catalogue(name=f"engine {challenge.engine.name}", offers=_offers(challenge, machine_types(challenge)))
 
 
 def used(challenge: Challenge) -> Catalogue:
     """The catalogue for what has run: with spot capacity, which a plan considers only if it is asked to."""
-    return Catalogue(name=f"engine {challenge.engine.name}", offers=own_offers(bought(challenge)))
+    return Catalogue(name=f"engine {challenge.engine.name}", offers=_offers(challenge, bought(challenge)))
 
 
 def everything(challenge: Challenge | None, shipped: str) -> Catalogue:
@@ -66,7 +66,13 @@ def everything(challenge: Challenge | None, shipped: str) -> Catalogue:
         described = challenge.engine.name in {"local", "memory"} or challenge.machines
         own = machine_types(challenge) if described else {}
         own |= {name: each for name, each in challenge.machines.items() if name not in own}
-    return shipped_catalogue(shipped).joined(own_offers(own))
+    return shipped_catalogue(shipped).joined(_offers(challenge, own) if challenge is not None else own_offers(own))
+
+
+def _offers(challenge: Challenge, machines: Mapping[str, MachineType]) -> dict[str, Offer]:
+    """With a boot for each evaluation, where each has a machine to itself."""
+    alone = challenge.engine.name == "aws-batch" and challenge.engine.aws is not None and challenge.engine.aws.alone
+    return {name: offer.model_copy(update={"alone": alone}) for name, offer in own_offers(machines).items()}
 
 
 def chosen(challenge: Challenge, names: Sequence[str], shipped: str) -> Catalogue:

@@ -143,7 +143,11 @@ def classes(challenge: Challenge, past: History, known: Catalogue, planned: Coll
 def spent_aside(past: History, catalogue: Catalogue, now: datetime) -> tuple[float, float]:
     """Machine hours and US dollars of probes so far, and of smoke runs that stand aside."""
     smoked = [row for row in past.attempts if past.smoked_first and row.smoke]
-    hours = [(row.machine_type, seconds_taken(row, now) / 3600) for row in (*past.aside, *smoked)]
+    boots = {name: offer.boot_of_each_hours for name, offer in catalogue.offers.items()}
+    hours = [
+        (row.machine_type, seconds_taken(row, now) / 3600 + boots.get(row.machine_type, 0.0))
+        for row in (*past.aside, *smoked)
+    ]
     prices = {name: float(offer.price) for name, offer in catalogue.offers.items()}
     return sum(each for _, each in hours), sum(each * prices.get(name, 0.0) for name, each in hours)
 
