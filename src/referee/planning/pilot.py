@@ -33,6 +33,11 @@ def pilot_count(size: int, *, fraction: float | None = None, count: int | None =
     """
     if (fraction is None) == (count is None):
         raise ConfigurationError("A pilot has a fraction or a count.", hint="Write --fraction 2% or --count 80.")
+    if not size:
+        raise ConfigurationError(
+            "No evaluation is left for a pilot: every one has started or fits no machine type.",
+            hint="Plan with what has run: `referee plan`.",
+        )
     wanted = count if count is not None else math.ceil(size * (fraction or 0.0))
     if not 1 <= wanted <= size:
         raise ConfigurationError(f"A pilot of {wanted} of {size} is not possible.", hint=f"Choose 1 to {size}.")

@@ -237,7 +237,9 @@ class _Planner:
         said = []
         for name, count in machines.items():
             # Own machines are as many as they are; a plan without a queue ends no sooner with more of them.
-            if (name in self.offers and self.offers[name].count is not None) or not any(s.waiting for s in strata):
+            mine = [stratum for stratum in strata if stratum.pool == name]
+            own = name in self.offers and self.offers[name].count is not None
+            if own or not any(stratum.waiting for stratum in mine):
                 continue
             step = min(_STEP_MACHINES, max(count // 2, 1))
             for more, word in ((step, "more"), (-step, "fewer")):

@@ -16,7 +16,7 @@ from referee.planning.plan import Plan
 from referee.planning.planner import Wishes, make_plan
 from referee.planning.runtime import product_limit
 from referee.planning.spot import MOST_TRIES
-from referee.units import format_hours, format_size
+from referee.units import format_duration, format_hours, format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,22 @@ def machines_table(catalogue: Catalogue) -> Table:
         "price of",
         "source",
     )
-    return Table(f"Machine types ({catalogue.name})", columns, rows)
+    return Table(f"Machine types ({catalogue.name})", columns, rows, _billing_notes(catalogue))
+
+
+def _billing_notes(catalogue: Catalogue) -> tuple[str, ...]:
+    """How long machines boot and how they are billed: a line for all that are alike."""
+    alike: dict[str, list[str]] = {}
+    for name, offer in catalogue.offers.items():
+        boot = f"a boot takes {format_duration(offer.boot)}" if offer.boot else "no boot"
+        least = f", for at least {format_duration(offer.billing_minimum)}" if offer.billing_minimum else ""
+        step = format_duration(offer.billing_granularity)
+        free = "; a spot machine that is taken away within its first hour costs nothing" * offer.interrupted_hour_free
+        alike.setdefault(f"{boot}, billed in steps of {step}{least}{free}.", []).append(name)
+    return tuple(
+        f"{', '.join(names) if len(names) <= 4 else f'{names[0]} to {names[-1]} ({len(names)} types)'}: {facts}"
+        for facts, names in alike.items()
+    )
 
 
 def _machine_row(name: str, offer: Offer) -> tuple[str, ...]:
