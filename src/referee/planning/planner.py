@@ -147,7 +147,16 @@ class _Planner:
             if option.name in machines and option.machines is not None:
                 waiting = sum(n for (_, name), n in assignment.counts.items() if name == option.name)
                 machines[option.name] = max(min(option.machines, max(waiting, 1)), 1)
-        return machines, forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed)
+        return machines, self._from_boot(strata, machines, 1000)
+
+    def _from_boot(self, strata: Sequence[Stratum], machines: Mapping[str, int], replicates: int) -> Forecast:
+        """The forecast, where the machines that are to be rented have to boot first."""
+        seen = forecast(
+            strata, machines, confidence=self.wishes.confidence, seed=self.seed, replicates=replicates
+        )
+        waited_for = [stratum.pool.removesuffix(SPOT) for stratum in strata if stratum.waiting]
+        boot = max((self.catalogue.offer(name).boot_hours for name in waited_for), default=0.0)
+        return replace(seen, ends=seen.ends + boot, end_hours=seen.end_hours.shifted(boot))
 
     def strata(self, assignment: Assignment) -> list[Stratum]:
         """The strata, with what losses of spot machines add to their hours."""
@@ -245,7 +254,7 @@ class _Planner:
             for more, word in ((step, "more"), (-step, "fewer")):
                 if count + more < 1:
                     continue
-                then = forecast(strata, {**machines, name: count + more}, seed=self.seed, replicates=200)
+                then = self._from_boot(strata, {**machines, name: count + more}, 200)
                 ends = (format_duration(max(each.end_hours.mid, 0.0) * 3600) for each in (then, seen))
                 said.append("With {} {} of {} it would end in about {} instead of {}.".format(step, word, name, *ends))
         return said
