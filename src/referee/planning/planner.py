@@ -151,9 +151,7 @@ class _Planner:
 
     def _from_boot(self, strata: Sequence[Stratum], machines: Mapping[str, int], replicates: int) -> Forecast:
         """The forecast, where the machines that are to be rented have to boot first."""
-        seen = forecast(
-            strata, machines, confidence=self.wishes.confidence, seed=self.seed, replicates=replicates
-        )
+        seen = forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed, replicates=replicates)
         waited_for = [stratum.pool.removesuffix(SPOT) for stratum in strata if stratum.waiting]
         boot = max((self.catalogue.offer(name).boot_hours for name in waited_for), default=0.0)
         return replace(seen, ends=seen.ends + boot, end_hours=seen.end_hours.shifted(boot))
