@@ -30,6 +30,8 @@ _EARLIEST, _LATEST = 1970, 9000
 _LARGEST = 2**63 - 1
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Number = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
+_LONGEST_SECONDS = 1e10  # three centuries: what a timedelta, and money by the hour, can be made of
+Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Word = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -83,10 +85,10 @@ class Measurements(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    wall_seconds: float
-    cpu_seconds: float
+    wall_seconds: Seconds
+    cpu_seconds: Seconds
     peak_memory_bytes: Count
-    preparation_seconds: float = 0.0
+    preparation_seconds: Seconds = 0.0
     oom_kills: Count = 0
     pids_peak: Count | None = None
     pids_refused: Count = 0
@@ -142,6 +144,8 @@ def read_result(data: bytes, attempt: str) -> AttemptResult:
         raise HostError(f"The result of {attempt} cannot be read: {place}: {first['msg']}.", hint=hint) from error
     if result.attempt != attempt:
         raise HostError(f"The result under the key of {attempt} names another attempt.", hint=hint)
+    if result.verdict is Verdict.OK and result.predictions_digest is None:
+        raise HostError(f"The result of {attempt} says that it is valid, and names no predictions.", hint=hint)
     return result
 
 

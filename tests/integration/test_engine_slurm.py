@@ -116,6 +116,7 @@ def test_a_whole_wave_is_one_submission_and_all_jobs_are_one_question(place: tup
         result and result.detail for result in results
     ]
     assert {result.node for spec in specs if (result := world.result(spec))} <= set(engine.nodes())
+    assert set(engine.nodes_of("slurm")) == set(engine.nodes())
     assert eventually(lambda: traces(world.node) == []), traces(world.node)
 
 

@@ -22,6 +22,7 @@ from referee.objects import AlreadyExistsError, ObjectStore
 from referee.phases import PhaseData, PhaseFile, file_list_digest
 from referee.verdicts import Verdict
 from referee.worker import lock as lock_module
+from referee.worker import run as run_module
 from referee.worker import staging
 from referee.worker.claims import claim
 from referee.worker.faults import host_fault
@@ -305,6 +306,24 @@ def result_of(verdict: Verdict = Verdict.OK) -> AttemptResult:
         attempt="s.p.1", verdict=verdict, predictions_rows=1, node="n", boot_id="b", machine_type="m", level="runc",
         started_at=now, ended_at=now, worker_version="0",
     )  # fmt: skip
+
+
+def test_a_clock_that_is_set_back_while_an_attempt_runs_does_not_shorten_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _zone: object = None) -> datetime:  # type: ignore[override] # the one way in which it is called
+            return next(moments)
+
+    monkeypatch.setattr(run_module, "datetime", Clock)
+    objects = ObjectStore(tmp_path / "objects")
+    assert claim(objects, "s.p.1", job="j", node="other", boot_id="b")
+    result = run_module.run_attempt(spec_of(), objects, tmp_path / "node", run_module.Place("n", "j2"))
+    assert result.verdict is Verdict.DUPLICATE
+    assert result.ended_at >= result.started_at
 
 
 def test_the_result_comes_last_and_names_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def run_attempt(
         ObjectStoreError: nothing can be claimed or published.
     """
     stopping = stopping or Stopping()
-    started_at = datetime.now(UTC)
+    started_at, began = datetime.now(UTC), time.monotonic()
     boot = boot_id()
     if claim(objects, spec.attempt, job=place.job, node=place.node, boot_id=boot):
         ending = _execute(spec, objects, node_folder, place, stopping)
@@ -116,7 +116,7 @@ def run_attempt(
         machine_type=spec.machine_type,
         level=spec.level,
         started_at=started_at,
-        ended_at=datetime.now(UTC),
+        ended_at=started_at + timedelta(seconds=time.monotonic() - began),  # hours are paid for: no clock may turn them
         worker_version=WORKER_VERSION,
     )
     return result if judgement.verdict is Verdict.DUPLICATE else publish(objects, spec, result, ending.files)
