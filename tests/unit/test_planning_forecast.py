@@ -138,6 +138,8 @@ def test_an_allocation_is_never_more_than_there_are(sizes: dict[str, int], count
 def test_the_size_of_a_pilot_is_a_fraction_or_a_count() -> None:
     assert pilot_count(4200, fraction=0.02) == 84
     assert pilot_count(4200, count=80) == 80
+    with pytest.raises(ConfigurationError, match="left for a pilot"):
+        pilot_count(0, count=3)
     for wrong in ({}, {"fraction": 0.1, "count": 3}, {"count": 5000}):
         with pytest.raises(ConfigurationError):
             pilot_count(4200, **wrong)  # type: ignore[arg-type]  # wrong on purpose

@@ -155,3 +155,26 @@ def test_what_ran_elsewhere_is_learned_from_but_not_taken_for_done() -> None:
     assert plan.assignment == {"gpu": {"g4dn.xlarge": 80}}
     assert plan.started == 20
     assert plan.hours.mid == pytest.approx(float(seen.hours.sum()) * (1 + 4 * 2.1))
+
+
+def test_the_end_counts_from_the_request_for_machines() -> None:
+    slow = {name: offer.model_copy(update={"boot": timedelta(hours=5)}) for name, offer in CLOUD.offers.items()}
+    at_once = {name: offer.model_copy(update={"boot": None}) for name, offer in CLOUD.offers.items()}
+    wishes = Wishes(timedelta(days=21))
+    late, early = (
+        make_plan("c", "p", pilot(), Catalogue(name="c", offers=offers), wishes) for offers in (slow, at_once)
+    )
+    if [pool.machines for pool in late.pools] == [pool.machines for pool in early.pools]:
+        assert late.end_hours.mid == pytest.approx(early.end_hours.mid + 5, abs=0.1)
+    else:  # the deadline holds with the boot in it
+        assert sum(pool.machines for pool in late.pools) > sum(pool.machines for pool in early.pools)
+    assert late.probability_in_time is not None
+    assert late.probability_in_time >= 0.95
+
+
+def test_more_machines_are_weighed_only_where_something_waits_for_them() -> None:
+    gpu, cpu = pilot()
+    done = Group("cpu", 20, 2, 4 * GIB, 0, 0, cpu.seen)
+    plan = make_plan("c", "p", [gpu, done], CLOUD, Wishes(timedelta(days=21)))
+    assert any("of g4dn.xlarge" in change for change in plan.changes)
+    assert not any("of c5.xlarge" in change for change in plan.changes)

@@ -40,6 +40,23 @@ def test_the_catalogue_shows_price_date_and_source_of_every_type() -> None:
     assert row[8] == "2020-08-30"
     assert "2021-04-01" in row[9]
     assert all(len(row) == len(table.columns) for row in table.rows)
+    (note,) = table.notes  # all alike
+    assert note.startswith(
+        "c4.large to p3dn.24xlarge (62 types): a boot takes 2m, billed in steps of 1s, for at least 1m"
+    )
+    assert "first hour costs nothing" in note
+
+
+def test_less_than_a_cent_is_not_nothing() -> None:
+    here = this_machine(4, 16 * GIB, Decimal("0.0001"))
+    short = Runtimes(np.full(9, 0.001), np.ones(9, np.bool_), 0.01)
+    needs = [Group("cpu", 12, 1, GIB, 0, 0, {"local": short})]
+    said = [
+        " ".join(plan_table(make_plan("c", "p", needs, Catalogue(name="own", offers={"local": each}), Wishes())).notes)
+        for each in (here, this_machine(4, 16 * GIB))
+    ]
+    assert "In all it costs less than a cent." in said[0]
+    assert "These machines cost nothing." in said[1]
 
 
 def test_the_plan_is_shown_with_what_it_rests_on() -> None:
