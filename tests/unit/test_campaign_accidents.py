@@ -15,8 +15,10 @@ from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
 from referee.engines.memory import Faults, Play
 from referee.errors import ObjectStoreError
-from referee.ledger import Ledger, SeriesStarted, queries
+from referee.ledger import Ledger, SeriesStarted, SubmissionRuled, queries
 from referee.orders import Orders, Purse
+from referee.prospects.drawing import candidates
+from referee.rulings import Ruling
 from referee.verdicts import Verdict
 
 DEAR = MachineType(cpus=8, memory=2**35, price=Decimal(3))
@@ -164,3 +166,11 @@ def test_who_needs_a_machine_type_of_which_every_node_is_quarantined_waits_for_t
     assert stage.verdicts() == {Verdict.OK: 3, Verdict.SANDBOX_FAILED: 1, None: 2}
     assert campaign.stopped_because.startswith("Every node of gpu is quarantined.")
     assert len([row for row in stage.attempts() if row.machine_type == "gpu"]) == 4
+
+
+def test_no_pilot_is_drawn_from_whom_a_ruling_took_off_before_anything_was_requested(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=3)
+    machines = {"fast": FAST}
+    with Ledger.open(stage.path) as ledger:
+        ledger.append([SubmissionRuled(submission="s-001", ruling=Ruling.WITHDRAW, reason="Its team asked.")])
+        assert candidates(stage.challenge, ledger, "test", machines)["cpu"].keys() == {"s-000.test", "s-002.test"}

@@ -49,6 +49,7 @@ def candidates(
     runs them once; no kind that fits no machine, and no submission that is held off the phase.
     """
     known = {row.submission: row for row in queries.evaluations(ledger, phase)}
+    never = {*held, *(queries.taken_off(ledger).keys() - known.keys())}  # will not be requested
     wanted = [
         _Wanted(
             f"{row.submission}.{phase}",
@@ -58,7 +59,7 @@ def candidates(
             row.public_runtime_seconds,
         )
         for row in queries.submissions(ledger)
-        if row.submission not in held
+        if row.submission not in never
         if row.submission not in known or known[row.submission].verdict is None
     ]
     first = originals(wanted) if challenge.duplicates == "run_once" else {}
