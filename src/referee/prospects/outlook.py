@@ -15,15 +15,15 @@ from referee.orders import measured_of, members_of, used_shares
 from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
 from referee.planning.classes import NeedClass
-from referee.planning.drift import Drift, detect_drift
 from referee.planning.forecast import Forecast, Stratum, forecast
 from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.planner import Wishes, make_plan
-from referee.planning.runtime import Runtimes, product_limit
 from referee.planning.strata import strata_of
 from referee.planning.tables import BurnUp, burn_up
+from referee.prospects.dispatch import after_drift, drift_of, on_pilot
+from referee.prospects.drawing import drawn
 from referee.prospects.execution import Confirmed, confirmed_plans, pool_name
 from referee.prospects.fleet import used
 from referee.prospects.history import History, classes, groups, history, spent_aside
@@ -31,8 +31,6 @@ from referee.units import format_hours, format_usd
 from referee.verdicts import Blame, blame
 
 CONFIDENCE = 0.9
-# Fewer than these say nothing of a change.
-_LEAST_BEFORE, _LEAST_AFTER = 20, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +144,15 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
         return None
     if any(name not in catalogue.offers for group in seen for name in group.seen):
         return None
-    drifted = _drift(seen)
+    drifted = drift_of(seen)
     members = members_of(past.kinds, measured_of(past.attempts, catalogue.offers, challenge.limits.cpus), needs)
     gone = used_shares(past.attempts, members, confirmed.at if confirmed else None)
-    strata = _after_drift(strata_of(seen, catalogue, _waiting(seen, gone, catalogue, confirmed), 0.0), drifted)
+    waiting = _waiting(seen, gone, catalogue, confirmed)
+    strata = after_drift(strata_of(seen, catalogue, waiting, 0.0), drifted)
+    pilot = drawn(ledger, phase) if challenge.engine.order != "random" else None
+    if pilot is not None:
+        some = replace(past, attempts=tuple(row for row in past.attempts if row.evaluation in pilot.evaluations))
+        strata = on_pilot(strata, strata_of(groups(challenge, some, catalogue, now, needs), catalogue, waiting, 0.0))
     machines = _machines(strata, catalogue, confirmed)
     expected = _with_aside(forecast(strata, machines, confidence=CONFIDENCE), past, catalogue, now)
     deadline, budget, confidence = _wishes(challenge, confirmed)
@@ -159,7 +162,7 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
         deadline_hours=(deadline - now).total_seconds() / 3600 if deadline else None,
         budget_usd=float(budget) if budget is not None else None,
         confidence=confidence,
-        drift=drifted[0] if drifted else None,
+        drift=drifted.drift if drifted else None,
     )
     began = min(row.planned_at for row in past.attempts)
     ended = [(row.ended_at - began).total_seconds() / 3600 for row in past.evaluations if row.ended_at is not None]
@@ -254,45 +257,6 @@ def _machines(strata: Sequence[Stratum], catalogue: Catalogue, confirmed: Confir
     return {
         name: max(planned.get(name) or catalogue.offer(name).count or running, 1) for name, running in pools.items()
     }
-
-
-def _drift(seen: Sequence[Group]) -> tuple[Drift, str, Runtimes] | None:
-    """Whether later evaluations of a kind take longer or shorter, which kind, and those that came since."""
-    for group in seen:
-        if len(group.seen) != 1 or group.borrowed:
-            continue
-        runtimes = next(iter(group.seen.values()))  # in the order of their start
-        first = max(_LEAST_BEFORE, group.size // 10)
-        if runtimes.hours.size < first + _LEAST_AFTER:
-            continue
-        before, after = (
-            Runtimes(runtimes.hours[part], runtimes.ended[part], runtimes.limit_hours)
-            for part in (slice(0, first), slice(first, None))
-        )
-        if int(before.ended.sum()) < _LEAST_BEFORE // 2:
-            continue
-        found = detect_drift(product_limit(before), after, expected=group.size)
-        if found is not None:
-            since = first + found.since
-            late = Runtimes(runtimes.hours[since:], runtimes.ended[since:], runtimes.limit_hours)
-            moved = replace(found, since=since)
-            return moved, group.name, late
-    return None
-
-
-def _after_drift(strata: Sequence[Stratum], drifted: tuple[Drift, str, Runtimes] | None) -> list[Stratum]:
-    """Where runtimes changed, what waits is expected to take as long as those that came since."""
-    if drifted is None or int(drifted[2].ended.sum()) < 2:
-        return list(strata)
-    _, kind, late = drifted
-    found = []
-    for stratum in strata:
-        if stratum.name != kind or not stratum.waiting or not stratum.started:
-            found.append(stratum)
-            continue
-        found.append(replace(stratum, size=stratum.started))
-        found.append(replace(stratum, name=f"{kind} to come", size=stratum.waiting, seen=late, borrowed=True))
-    return found
 
 
 def _with_proposals(
