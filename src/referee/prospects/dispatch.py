@@ -1,4 +1,4 @@
-"""What the order of dispatch lets one believe of those that wait: that they are like all that started, or only like some.
+"""What the order of dispatch lets one believe of those that wait: that they are like all that started, or like some.
 
 Started at random, what has started stands for the rest, until runtimes drift: then those since do. In any other order
 only the pilot, which was drawn at random, does.

@@ -1,4 +1,4 @@
-"""How often spot machines were taken away so far: what the operator believed before, corrected by what the ledger saw."""
+"""How often spot machines are taken away: what the operator believed before, corrected by what the ledger saw."""
 
 from __future__ import annotations
 

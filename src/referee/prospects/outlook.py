@@ -144,13 +144,14 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
         return None
     if any(name not in catalogue.offers for group in seen for name in group.seen):
         return None
-    drifted = drift_of(seen)
+    at_random = challenge.engine.order == "random"
+    drifted = drift_of(seen) if at_random else None
     members = members_of(past.kinds, measured_of(past.attempts, catalogue.offers, challenge.limits.cpus), needs)
     gone = used_shares(past.attempts, members, confirmed.at if confirmed else None)
     waiting = _waiting(seen, gone, catalogue, confirmed)
     strata = after_drift(strata_of(seen, catalogue, waiting, 0.0), drifted)
-    pilot = drawn(ledger, phase) if challenge.engine.order != "random" else None
-    if pilot is not None:
+    pilot = drawn(ledger, phase)
+    if pilot is not None and not at_random:
         some = replace(past, attempts=tuple(row for row in past.attempts if row.evaluation in pilot.evaluations))
         strata = on_pilot(strata, strata_of(groups(challenge, some, catalogue, now, needs), catalogue, waiting, 0.0))
     machines = _machines(strata, catalogue, confirmed)
