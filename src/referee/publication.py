@@ -139,6 +139,7 @@ def hand_back(
     attempts = queries.attempts(ledger)
     places = {result.evaluation: result for result in valid_results(phase, evaluations, attempts)}
     rows = {attempt.attempt: attempt.predictions_rows for attempt in attempts}
+    folder = folder.absolute()  # `.` has no name
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
     try:
         draft.mkdir(parents=True)

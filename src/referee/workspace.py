@@ -255,6 +255,19 @@ class Workspace:
             found.append(f"the secondary metrics lack {', '.join(gone)}")
         return ", and ".join(found)
 
+    def recorded(self, ledger: Ledger, phase: str) -> queries.PhaseRow:
+        """What the ledger holds of a phase's data and labels.
+
+        Raises:
+            ConfigurationError: if nothing was evaluated on it yet.
+        """
+        row = queries.phases(ledger).get(phase)
+        if row is None:
+            raise ConfigurationError(
+                f"Nothing was evaluated on {phase} yet.", hint=f"Begin with `referee run --phase {phase}`."
+            )
+        return row
+
     def labels_file(self, phase: str, digest: str) -> Path:
         """The label file with this digest: the challenge's own, or the copy that was kept when it was last used.
 
@@ -287,10 +300,11 @@ class Workspace:
         """
         refuse_sealed(ledger, phase)
         settings = self.challenge.phase(phase)
+        recorded = self.recorded(ledger, phase)
         data = record_phase(self.challenge, phase)
         if settings.labels is None:
             self.labels(phase)
-        digest = str(queries.phases(ledger)[phase].labels_digest)
+        digest = str(recorded.labels_digest)
         off = queries.taken_off(ledger)
         analysis, refused = analyse_phase(
             phase,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import re
@@ -70,8 +71,10 @@ def public_key(text: str) -> str:
         ConfigurationError: if it is none of these.
     """
     given = text.strip()
-    if not _PUBLIC.fullmatch(given) and Path(text).is_file():
-        given = Path(text).read_bytes()[:_MAX_KEY_BYTES].decode("ascii", "replace").strip()
+    if not _PUBLIC.fullmatch(given):
+        with contextlib.suppress(OSError):  # also where the text is too long for a file's name
+            if Path(text).is_file():
+                given = Path(text).read_bytes()[:_MAX_KEY_BYTES].decode("ascii", "replace").strip()
     if found := _PUBLIC.fullmatch(given):
         return _PREFIX + found[1]
     try:

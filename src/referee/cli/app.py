@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import referee
 from referee.cli import screen
-from referee.errors import RefereeError
+from referee.errors import HostError, RefereeError
 
 INTERRUPTED = 130
 
@@ -60,6 +60,12 @@ def run_command(arguments: Sequence[str]) -> int:
         # The reader of a pipe went away (`referee leaderboard | head`): nothing is wrong.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # What the system refuses (a folder that is not there, a full disk) a person can mend; a name says where.
+        place = f"{error.filename}: " if error.filename is not None else ""
+        refused = HostError(f"{place}{error.strerror or error}.", hint="Check the place, its rights and its room.")
+        screen.print_error(refused)
+        return refused.exit_code
     return result if isinstance(result, int) else 0
 
 

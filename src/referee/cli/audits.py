@@ -51,6 +51,8 @@ def bundle(
         _print_anchor(workspace, json)
         return
     target = file or workspace.challenge.folder / f"{workspace.challenge.name}.bundle.tar"
+    if target.is_dir():
+        raise ConfigurationError(f"{target} is a folder.", hint="Name the file that is to be written.")
     with workspace.ledger() as ledger:
         manifest = write_bundle_of(workspace, ledger, target, predictions=not without_predictions, unblind=unblind)
         sealed = sorted(name for name, row in queries.seals(ledger).items() if row.sealed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -24,7 +25,7 @@ from referee.images.source import parse_source
 from referee.images.store import ImageStore
 from referee.objects import ObjectStore
 from referee.phases import PhaseData, phase_names, record_phase
-from referee.predictions import PredictionError, describe_format, read_labels, read_predictions
+from referee.predictions import Labels, PredictionError, describe_format, read_predictions
 from referee.scoring.metric import chosen_metrics
 from referee.units import format_duration
 from referee.verdicts import MEANINGS, Verdict
@@ -98,6 +99,8 @@ def try_image(
         for finding in record.findings:
             screen.note(f"Note: {finding}")
         data = record_phase(workspace.challenge, name)
+        # Before anything runs: a wrong label file must not cost the run.
+        labels = workspace.labels(name, data) if workspace.challenge.phase(name).labels else None
         spec = _spec(workspace.challenge, name, data, record.digest, gpu=gpu)
         objects.put_once(spec.phase_data_key, data.model_dump_json().encode())
         objects.put_once(f"specs/{spec.attempt}.json", spec.model_dump_json().encode())
@@ -112,7 +115,7 @@ def try_image(
         (keep / "log.txt").write_bytes(log)
         if predictions is not None:
             (keep / workspace.challenge.contract.predictions).write_bytes(predictions)
-    scores = _scores(workspace.challenge, name, data, predictions)
+    scores = _scores(workspace.challenge, labels, predictions)
     if json:
         screen.print_json({"result": result.model_dump(mode="json"), "scores": scores})
     else:
@@ -156,14 +159,14 @@ def _run(spec: AttemptSpec, objects: ObjectStore, node: Path) -> AttemptResult:
     return AttemptResult.model_validate_json(objects.get(f"results/{spec.result_key}/result.json"))
 
 
-def _scores(challenge: Challenge, phase: str, data: PhaseData, predictions: bytes | None) -> dict[str, float]:
-    labels_path = challenge.phase(phase).labels
-    if predictions is None or labels_path is None:
+def _scores(challenge: Challenge, labels: Labels | None, predictions: bytes | None) -> dict[str, float]:
+    """By the metrics that are defined on these labels."""
+    if predictions is None or labels is None:
         return {}
-    labels = read_labels(challenge.folder / labels_path, challenge.predictions, expected=data.names)
-    found = read_predictions(predictions, data.names, challenge.predictions, limit_bytes=challenge.limits.output)
+    found = read_predictions(predictions, labels.names, challenge.predictions, limit_bytes=challenge.limits.output)
     rows = np.asarray(found.values)[None, :]
-    return {metric.name: float(metric.score(labels.values, rows)[0]) for metric in chosen_metrics(challenge.metric)}
+    scores = {metric.name: float(metric.score(labels.values, rows)[0]) for metric in chosen_metrics(challenge.metric)}
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 def _print_result(result: AttemptResult, log: bytes, scores: dict[str, float], challenge: Challenge) -> None:

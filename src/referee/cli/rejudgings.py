@@ -86,7 +86,7 @@ def _limits(today: Limits, wall_time: str | None, memory: str | None) -> Limits:
         if memory:
             changes["memory"] = parse_size(memory)
     except ValueError as error:
-        raise ConfigurationError(f"{error}.", hint="Write 40s, 30min or 2h; 512MiB or 2GiB.") from error
+        raise ConfigurationError(f"{error}.", hint="Write 40s, 30m or 2h; 512MiB or 2GiB.") from error
     return today.model_copy(update=changes)
 
 
@@ -117,10 +117,10 @@ def _go_on(workspace: Workspace, *, yes: bool, json: bool) -> int:
                 campaign = evaluate(workspace, ledger, lease, row.phase, series=series)
             status = queries.status(ledger, row.phase, row.rejudging)
             if status.done < status.total:
-                screen.say(
+                screen.note(
                     f"{status.done} of {status.total} further runs have ended. {campaign.stopped_because}".strip()
                 )
-                screen.say("Go on with: referee rejudge run")
+                screen.note("Go on with: referee rejudge run")
                 return INTERRUPTED
         refused = score_staged(workspace, ledger, row).refused
         _show(workspace, ledger, row, json=json)

@@ -55,7 +55,7 @@ def reproduce(
         if again and (series := second_run(ledger, name, found)) is not None:
             confirm_further_runs(workspace.challenge, ledger, [series], yes)
             if not _run_series(workspace, ledger, series):
-                screen.say("Go on with: referee reproduce --again")
+                screen.note("Go on with: referee reproduce --again")
                 return INTERRUPTED
             found = check(workspace, ledger, name, scores, files)
         record(workspace, ledger, name, found)
@@ -79,7 +79,7 @@ def _run_series(workspace: Workspace, ledger: Ledger, series: SeriesRow) -> bool
         campaign = evaluate(workspace, ledger, lease, series.phase, series=series)
     status = queries.status(ledger, series.phase, series.series)
     if status.done < len(series.submissions):
-        screen.say(f"{status.done} of {len(series.submissions)} further runs have ended. {campaign.stopped_because}")
+        screen.note(f"{status.done} of {len(series.submissions)} further runs have ended. {campaign.stopped_because}")
         return False
     return True
 
@@ -159,7 +159,7 @@ def confirm(
         confirm_further_runs(workspace.challenge, ledger, all_series, yes)
         for series in all_series:
             if not _run_series(workspace, ledger, series):
-                screen.say(f"Go on with: referee confirm --top {top}")
+                screen.note(f"Go on with: referee confirm --top {top}")
                 return INTERRUPTED
             if refused := score_series(workspace, ledger, series).refused:
                 raise CheckFailedError(

@@ -89,6 +89,10 @@ def leaderboard(
 
     Risks of the sandbox that the operator accepted are printed with it; in the JSON under `accepted_risks`.
     """
+    if json + csv + markdown > 1:
+        raise ConfigurationError(
+            "The board is printed in one form: give one of --json, --csv and --markdown.", hint="Or none, for a table."
+        )
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         name = workspace.phase_or_default(ledger, phase)
@@ -243,7 +247,7 @@ def report(
         board = workspace.board(ledger, workspace.phase_or_default(ledger, phase))
         if unblind:
             board = _named(ledger, board, "report")
-        recorded = queries.phases(ledger)[board.phase]
+        recorded = workspace.recorded(ledger, board.phase)
         data = report_data(
             workspace.challenge,
             board,

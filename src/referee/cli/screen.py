@@ -97,7 +97,11 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError(f"{question} Nobody is here to answer.", hint="Say yes with -y.")
-    if err.input(f"{escape(inert(question))} [y/N] ").strip().lower() not in {"y", "yes"}:
+    try:
+        answer = err.input(f"{escape(inert(question))} [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in {"y", "yes"}:
         raise ConfigurationError("Nothing was started.", hint="Answer y to go on.")
 
 

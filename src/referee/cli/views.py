@@ -148,6 +148,10 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
     workspace = Workspace.open(challenge)
     with workspace.ledger() as ledger:
         found = {row.submission: row for row in queries.submissions(ledger)}
+        refused = next((row for row in queries.refusals(ledger) if row.submission == submission), None)
+        if refused is not None and submission not in found:
+            _print_refused(refused, json=json)
+            return
         if submission not in found:
             raise ConfigurationError(
                 f"There is no submission {submission!r}.", hint="`referee submissions list` shows them all."
@@ -163,6 +167,9 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
                     "evaluations": [
                         asdict(row) | {"attempts": [_attempt_json(a) for a in attempts[row.evaluation]]}
                         for row in evaluations
+                    ],
+                    "rulings": [
+                        {"ruling": row.ruling, "reason": row.reason, "ruled_at": row.ruled_at} for row in rulings
                     ],
                 },
                 mode="json",
@@ -185,6 +192,14 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
             ["attempt", "verdict", "machine", "wall>", "CPU>", "memory>", "nearest limit", "detail"],
             [_attempt_cells(attempt) for attempt in attempts[evaluation.evaluation]],
         )
+
+
+def _print_refused(row: queries.RefusalRow, *, json: bool) -> None:
+    if json:
+        screen.print_json({"submission": {"submission": row.submission, "team": row.team}, "refused": row.reason})
+        return
+    screen.say(f"{row.submission} of team {row.team} was refused at import: {row.reason}")
+    screen.say("It was never run. Import a mended image with `referee submissions import`.")
 
 
 def _attempt_cells(attempt: queries.AttemptRow) -> tuple[str, ...]:
