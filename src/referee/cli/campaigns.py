@@ -184,12 +184,12 @@ def say_what_is_up(engine: Engine) -> None:
         return
     up = engine.up()
     if up is None:
-        screen.say("Which machines are up could not be asked: see `referee cloud status`.")
+        screen.note("Which machines are up could not be asked: see `referee cloud status`.")
     elif up:
-        screen.say(f"Still up and paid for: {', '.join(up)}. Machines that are idle are ended by themselves after")
-        screen.say("some minutes; `referee cloud status --wait` says when none is left.")
+        screen.note(f"Still up and paid for: {', '.join(up)}. Machines that are idle are ended by themselves after")
+        screen.note("some minutes; `referee cloud status --wait` says when none is left.")
     else:
-        screen.say("None of the machines is up any more.")
+        screen.note("None of the machines is up any more.")
 
 
 def _telling(engine: Engine, refresh: Callable[[], None]) -> Callable[[], None]:
