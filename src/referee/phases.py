@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def record_phase(
         on_progress: called with (bytes read so far, bytes in total).
 
     Raises:
-        ConfigurationError: if the folder is empty, or holds a link, a hidden or a special file.
+        ConfigurationError: if the folder is empty, or holds a link, a hidden or a special file, or a name that is no text.
     """
     folder, found = _found(challenge, phase)
     memory = challenge.state_folder / "phases" / f"{phase}.json"
@@ -130,11 +131,16 @@ def _found(challenge: Challenge, phase: str) -> tuple[Path, list[_Found]]:
 
 
 def _walk(root: Path, folder: Path) -> Iterator[_Found]:
-    for entry in os.scandir(folder):
+    for entry in list(os.scandir(folder)):  # read to its end, so that it is closed whatever is refused
         place = Path(entry.path).relative_to(root).as_posix()
         if entry.name.startswith("."):
             raise ConfigurationError(
                 f"{root} holds the hidden file {place!r}, which every submission would see.", hint="Remove it."
+            )
+        if any(unicodedata.category(sign) in {"Cc", "Cs"} for sign in entry.name):
+            raise ConfigurationError(
+                f"{root} holds {place!r}, whose name is not text that can be written in a prediction file.",
+                hint="Rename it: UTF-8, without control characters.",
             )
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(root, Path(entry.path))

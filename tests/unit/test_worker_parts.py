@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,8 @@ from referee.phases import PhaseData, PhaseFile, file_list_digest
 from referee.verdicts import Verdict
 from referee.worker import lock as lock_module
 from referee.worker import run as run_module
-from referee.worker import staging
+from referee.worker import staging, warden
+from referee.worker.cell import Caller
 from referee.worker.claims import claim
 from referee.worker.faults import host_fault
 from referee.worker.leftovers import clear_dead, clear_if_dead
@@ -357,3 +359,23 @@ def test_the_first_result_stays(tmp_path: Path) -> None:
     with pytest.raises(AlreadyExistsError):
         publish(objects, spec_of(), result_of(Verdict.CRASHED), Files())
     assert AttemptResult.model_validate_json(objects.get(result_key(spec_of(), RESULT))) == first
+
+
+def test_a_warden_that_cannot_fork_keeps_nothing_open_and_can_still_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    ours, theirs = socket.socketpair()
+    guest, who = warden._Guest(ours, 0), Caller(0, 1, 1, ())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match="temporarily"):
+        warden.Warden(warden.WardenSettings(users=()))._fork(
+            guest, warden.Request(attempt="a"), tmp_path, theirs.fileno(), theirs.fileno(), who
+        )
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    ours.close()
+    theirs.close()

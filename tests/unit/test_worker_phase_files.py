@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from referee.challenge import load_challenge
+from referee.errors import ConfigurationError
 from referee.images.model import NoRoomError
 from referee.objects import ObjectStore
-from referee.phases import PhaseData, PhaseFile, file_list_digest
+from referee.phases import PhaseData, PhaseFile, file_list_digest, record_phase
 from referee.worker.phase_files import NodeData, bring
 from referee.worker.staging import StagingError, stage
 
@@ -111,3 +114,15 @@ def test_a_file_that_changed_since_it_was_recorded_is_not_brought(tmp_path: Path
     (tmp_path / "phase" / "a").write_bytes(b"two")
     with pytest.raises(StagingError, match="changed"):
         bring(data, objects)
+
+
+@pytest.mark.parametrize("name", [b"\xff.mp4", b"a\nb.mp4", b"\x1b[31m.mp4", b"\xff/a.mp4"])
+def test_a_file_whose_name_is_no_text_is_refused_before_anything_is_run(tmp_path: Path, name: bytes) -> None:
+    place = tmp_path / "data" / os.fsdecode(name)
+    place.parent.mkdir(parents=True)
+    (tmp_path / "data" / "a b\u00a0c.mp4").write_bytes(b"x")  # no-break spaces are ordinary in names
+    place.write_bytes(b"x")
+    (tmp_path / "challenge.toml").write_text('name = "small"\n[phases.test]\ndata = "data"\nvisibility = "private"\n')
+    with pytest.raises(ConfigurationError, match="whose name is not text") as refused:
+        record_phase(load_challenge(tmp_path), "test")
+    assert str(refused.value).isprintable()

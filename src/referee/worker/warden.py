@@ -257,11 +257,16 @@ class Warden:
         order = Order(f"specs/{request.attempt}.json", LOCATION, folder, place, channel=channel)
         words, said = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         hold_back_sigterm()
-        worker = os.fork()
-        if worker == 0:
-            self._become_worker(order, lock, said, who)
-        os.close(said)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        try:
+            worker = os.fork()
+            if worker == 0:
+                self._become_worker(order, lock, said, who)
+        except OSError:
+            os.close(words)
+            raise
+        finally:
+            os.close(said)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         guest.attempt, guest.worker, guest.words = request.attempt, worker, words
         guest.process = os.pidfd_open(worker)
 
