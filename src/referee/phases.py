@@ -67,7 +67,7 @@ def record_phase(
         on_progress: called with (bytes read so far, bytes in total).
 
     Raises:
-        ConfigurationError: if the folder is empty, or holds a link, a hidden or a special file, or a name that is no text.
+        ConfigurationError: if the folder is empty, or holds a link, a hidden or special file, or an odd name.
     """
     folder, found = _found(challenge, phase)
     memory = challenge.state_folder / "phases" / f"{phase}.json"
