@@ -61,6 +61,22 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 """
+_DATABASE_TABLES = Path("/usr/share/mysql/mysql_system_tables.sql")
+_ACCOUNTING = """
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+LogFile={folder}/log/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=root
+StorageLoc=accounting
+"""
 
 
 class SlurmError(RuntimeError):
@@ -142,6 +158,36 @@ class Cluster:
         """Start slurmctld from its saved state."""
         self._start("slurmctld", "slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
 
+    def stop_accounting(self) -> None:
+        """Kill slurmdbd; jobs are not recorded any more."""
+        end(self._daemons.pop("slurmdbd"), signal.SIGKILL)
+
+    def start_accounting(self, port: int, database_port: int) -> list[str]:
+        """Start a database and slurmdbd before it; returns what slurm.conf says of them."""
+        data = self.folder / "database"
+        data.mkdir(mode=0o700)
+        mariadbd = ["mariadbd", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-grant-tables"]
+        mariadbd += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M"]
+        tables = _DATABASE_TABLES.read_text(encoding="utf-8")  # slurmdbd keeps procedures in them
+        subprocess.run(
+            [*mariadbd, "--bootstrap"], input=f"create database mysql;\nuse mysql;\n{tables}", text=True, check=True,
+            capture_output=True,
+        )  # fmt: skip
+        self._start(
+            "database", *mariadbd, f"--socket={data}/socket", f"--port={database_port}", "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+        )  # fmt: skip
+        _eventually(lambda: _answers(database_port))
+        settings = self.folder / "slurmdbd.conf"
+        settings.touch(mode=0o600)  # slurmdbd insists on it
+        settings.write_text(_ACCOUNTING.format(folder=self.folder, port=port, database_port=database_port))
+        self._start("slurmdbd", "slurmdbd", "-D")
+        _eventually(lambda: _answers(port))
+        return [
+            "AccountingStorageType=accounting_storage/slurmdbd", "AccountingStorageHost=localhost",
+            f"AccountingStoragePort={port}", f"AccountingStoragePass={self.folder}/munge/socket",
+        ]  # fmt: skip
+
     def wait_until_up(self) -> None:
         """Until every node that has a daemon takes work."""
         wanted = set(self.nodes) & set(self._daemons)
@@ -190,8 +236,13 @@ class Cluster:
         return " | ".join(f"{log.name}: {log.read_text(errors='replace')[-300:]}" for log in logs)
 
 
-def start_cluster(nodes: int = 4, *, cpus: int = 2, memory_mib: int = 2000, extra: Sequence[str] = ()) -> Cluster:
-    """A cluster that takes work. Its nodes claim more than the machine has: what they promise is not measured here."""
+def start_cluster(
+    nodes: int = 4, *, cpus: int = 2, memory_mib: int = 2000, extra: Sequence[str] = (), accounting: bool = False
+) -> Cluster:
+    """A cluster that takes work. Its nodes claim more than the machine has: what they promise is not measured here.
+
+    With `accounting`, slurmdbd and a database are behind it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="referee-slurm-"))
     folder.chmod(0o755)
     # The name of a node is that of its control group, of which this machine has one tree.
@@ -216,12 +267,12 @@ def start_cluster(nodes: int = 4, *, cpus: int = 2, memory_mib: int = 2000, extr
         "ConstrainRAMSpace=yes\nMinRAMSpace=1\nConstrainCores=no\n"
         f"ConstrainDevices={'yes' if CONFINES_DEVICES else 'no'}\n"
     )
-    ports = _free_ports(nodes + 1)
+    ports = _free_ports(nodes + 3)
     lines = [_CONFIGURATION.format(folder=folder, port=ports[0])]
     lines += [
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
         f"RealMemory={memory_mib} Gres=gpu:t4:{GPUS}"
-        for node, port in zip(cluster.nodes, ports[1:], strict=True)
+        for node, port in zip(cluster.nodes, ports[3:], strict=True)
     ]
     everywhere = ",".join(cluster.nodes)
     lines.append(f"PartitionName=main Nodes={everywhere} Default=YES State=UP MaxTime=4:00:00 PriorityTier=1")
@@ -234,6 +285,9 @@ def start_cluster(nodes: int = 4, *, cpus: int = 2, memory_mib: int = 2000, extr
             f"--seed-file={folder}/munge.seed", "--num-threads=2",
         )  # fmt: skip
         _eventually((folder / "munge" / "socket").exists)
+        if accounting:
+            with (folder / "slurm.conf").open("a") as file:
+                file.writelines(f"{line}\n" for line in cluster.start_accounting(ports[1], ports[2]))
         cluster.start_controller()
         for node in cluster.nodes:
             cluster.start_node(node)
@@ -255,10 +309,11 @@ def running_cluster(nodes: int = 4, **settings: object) -> Iterator[Cluster]:
         shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
-def missing_programs() -> list[str]:
+def missing_programs(*, accounting: bool = False) -> list[str]:
     """Which of Slurm's programs are not installed."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-    return [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=path) is None]
+    wanted = ["munged", "slurmctld", "slurmd", "sbatch", *(["slurmdbd", "mariadbd"] if accounting else [])]
+    return [name for name in wanted if shutil.which(name, path=path) is None]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -273,8 +328,13 @@ def _eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise SlurmError("munged does not answer")
+            raise SlurmError("A daemon does not answer.")
         time.sleep(0.02)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def end(daemon: subprocess.Popen[bytes], number: int) -> None:

@@ -16,7 +16,17 @@ from referee.engines.slurm_commands import SlurmCommands, SlurmRefusedError, Slu
 from referee.engines.slurm_logs import JobLogs
 from referee.engines.slurm_queue import SlurmQueue
 from referee.engines.slurm_request import Needs, for_submissions, need_options, place_options
-from referee.engines.slurm_states import ENDINGS, HINDERED, IMPOSSIBLE, LOST, NOT_LAUNCHED, Child, Ended, ending
+from referee.engines.slurm_states import (
+    ENDINGS,
+    HINDERED,
+    IMPOSSIBLE,
+    LOST,
+    NOT_LAUNCHED,
+    Child,
+    Ended,
+    ending,
+    never_begins,
+)
 from referee.engines.waves import Wave
 from referee.objects import ObjectStore
 from referee.sandbox.levels import runtime_of
@@ -67,6 +77,10 @@ def test_states_that_are_not_known_are_lost_nodes_and_reasons_have_mends() -> No
     assert ending(replace(CHILD, state="FAILED", reason="BadConstraints"), began=False).verdict is Verdict.UNROUTABLE
     assert all(ending(replace(CHILD, state=state), began=True).words.startswith(f"Slurm: {state}") for state in ENDINGS)
     assert not set(IMPOSSIBLE) & set(HINDERED)
+    for word in ("QOSMaxWallDurationPerJobLimit", "AssocMaxMemPerJob", "QOSMinCpuNotSatisfied", "BadConstraints"):
+        assert never_begins(word), word
+    for word in ("AssocMaxJobsLimit", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "Resources", "None"):
+        assert never_begins(word) is None, word  # others' jobs end
     assert replace(CHILD, reason="(ReqNodeNotAvail, UnavailableNodes:n[1-3])").word in HINDERED
 
 

@@ -19,7 +19,7 @@ from referee.engines.slurm_logs import JobLogs
 from referee.engines.slurm_partitions import Partitions
 from referee.engines.slurm_queue import Entry, SlurmQueue
 from referee.engines.slurm_request import Needs, for_submissions, wave_options, wave_script
-from referee.engines.slurm_states import HINDERED, IMPOSSIBLE, LOST, REQUEUED, Ended, ending
+from referee.engines.slurm_states import HINDERED, IMPOSSIBLE, LOST, REQUEUED, Ended, ending, never_begins
 from referee.engines.waves import record_wave
 from referee.errors import ConfigurationError, HostError
 from referee.objects import ObjectStore
@@ -206,8 +206,8 @@ class SlurmEngine:
                 hopeless[child.handle] = entry, REQUEUED
             elif child.word in _OF_ONE_JOB:
                 hopeless[child.handle] = entry, Ended(Verdict.UNROUTABLE, f"{child.reason}. {IMPOSSIBLE[child.word]}")
-            elif child.word in IMPOSSIBLE:
-                ended = self._cannot_be_had(entry.machine_type, child.reason, IMPOSSIBLE[child.word])
+            elif mend := never_begins(child.word):
+                ended = self._cannot_be_had(entry.machine_type, child.reason, mend)
                 hopeless[child.handle] = entry, ended
             elif child.waited_seconds > patience:
                 said = f"WaitedTooLong ({child.reason}): not one began within {format_duration(patience)}"

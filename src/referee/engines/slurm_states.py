@@ -5,6 +5,7 @@ No way in which Slurm ends a job is held against a submission: what a submission
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -106,6 +107,10 @@ IMPOSSIBLE: Mapping[str, str] = {
     "DependencyNeverSatisfied": "Somebody made it depend on a job that failed: cancel it.",
 }
 
+# Limits that slurmdbd keeps of what one job of an account or a quality of service may be: no wait changes that.
+_OF_EACH_JOB = re.compile(r"(?:Assoc|QOS)Max\w*PerJob(?:Limit)?|QOSMin\w+")
+_TOO_MUCH = "The account or the quality of service allows less for one job: lower the limits, or ask the administrator."
+
 # The same, for what somebody could mend while it waits.
 HINDERED: Mapping[str, str] = {
     "JobHeldAdmin": "An administrator holds it: ask him, or `scontrol release`.",
@@ -118,6 +123,11 @@ HINDERED: Mapping[str, str] = {
 }
 
 
+def never_begins(word: str) -> str | None:
+    """The mend, if a job that waits for this reason waits for ever."""
+    return _TOO_MUCH if _OF_EACH_JOB.fullmatch(word) else IMPOSSIBLE.get(word)
+
+
 def ending(child: Child, *, began: bool) -> Ended:
     """What the end of a job means.
 
@@ -125,8 +135,8 @@ def ending(child: Child, *, began: bool) -> Ended:
         child: as Slurm showed it last.
         began: whether anything was ever heard of the job itself.
     """
-    if child.state == "FAILED" and child.word in IMPOSSIBLE:
-        return Ended(Verdict.UNROUTABLE, f"Slurm could not start the job: {child.reason}. {IMPOSSIBLE[child.word]}")
+    if child.state == "FAILED" and (mend := never_begins(child.word)):
+        return Ended(Verdict.UNROUTABLE, f"Slurm could not start the job: {child.reason}. {mend}")
     if child.state == "CANCELLED" and child.node is not None and not began:
         return NOT_LAUNCHED
     ended = ENDINGS.get(child.state, LOST)
