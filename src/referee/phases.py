@@ -131,7 +131,7 @@ def _found(challenge: Challenge, phase: str) -> tuple[Path, list[_Found]]:
 
 
 def _walk(root: Path, folder: Path) -> Iterator[_Found]:
-    for entry in list(os.scandir(folder)):  # read to its end, so that it is closed whatever is refused
+    for entry in _entries(folder):
         place = Path(entry.path).relative_to(root).as_posix()
         if entry.name.startswith("."):
             raise ConfigurationError(
@@ -153,9 +153,23 @@ def _walk(root: Path, folder: Path) -> Iterator[_Found]:
         yield _Found(place, Path(entry.path), facts.st_size, facts.st_mtime_ns)
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be read: {error.strerror}.", hint="Check its owner and mode.")
 
 
 def _remembered(memory: Path) -> dict[str, list[object]]:

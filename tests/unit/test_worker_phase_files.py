@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -126,3 +127,35 @@ def test_a_file_whose_name_is_no_text_is_refused_before_anything_is_run(tmp_path
     with pytest.raises(ConfigurationError, match="whose name is not text") as refused:
         record_phase(load_challenge(tmp_path), "test")
     assert str(refused.value).isprintable()
+
+
+def test_what_is_there_already_is_asked_for_once_and_not_file_by_file(
+    tmp_path: Path, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = phase(tmp_path / "phase", **{f"f{number}": str(number).encode() for number in range(50)})
+    assert bring(data, objects) == 50
+    for question in ("exists", "size", "get"):
+        monkeypatch.setattr(objects, question, lambda *_, **__: pytest.fail("one question for each file"))
+    assert bring(data, objects) == 0
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "deeper"])
+def test_a_file_or_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "data" / "deeper").mkdir(parents=True)
+    (tmp_path / "data" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "challenge.toml").write_text('name = "small"\n[phases.test]\ndata = "data"\nvisibility = "private"\n')
+    challenge = load_challenge(tmp_path)
+
+    place, attribute = (os, "scandir") if name == "deeper" else (Path, "open")  # root reads whatever its mode says
+    real = getattr(place, attribute)
+
+    def refused(path: Path, *more: object, **named: object) -> object:
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(place, attribute, refused)
+    with pytest.raises(ConfigurationError, match=f"{name} cannot be read: Permission denied"):
+        record_phase(challenge, "test")
