@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from referee.attempts import AttemptResult, AttemptSpec
+from referee.boot import boot_id
 from referee.digests import digest_of
 from referee.sandbox import kernel
 from referee.verdicts import Blame, Verdict, blame
+from referee.worker.claims import claim_key
 from referee.worker.lock import is_held, read_holder
+from referee.worker.main import ANOTHERS
 from referee.worker.publishing import LOG, PREDICTIONS, RESULT, result_key
 from worker_world import GOOD, LIMITS, World, eventually, make_world, traces
 
@@ -259,6 +262,25 @@ def test_of_two_workers_on_two_nodes_one_executes(world: World, tmp_path: Path) 
     result = world.result(spec)
     assert result is not None
     assert result.verdict is Verdict.OK, result.detail
+
+
+def test_the_claim_names_who_executes_and_comes_before_anything_is_staged(world: World, tmp_path: Path) -> None:
+    spec = world.spec(world.image(GOOD), phase_data_key="phases/none.json")
+    first = start(world, spec)
+    first.communicate()
+    result = world.result(spec)
+    assert result is not None
+    assert result.verdict is Verdict.DATA_UNAVAILABLE
+    claimed = json.loads(world.objects.get(claim_key(spec.attempt)))
+    assert {name: claimed[name] for name in ("attempt", "job", "node", "boot_id")} == {
+        "attempt": spec.attempt,
+        "job": "test/1",
+        "node": result.node,
+        "boot_id": boot_id(),
+    }
+    second = start(world, spec, node=tmp_path / "other")
+    second.communicate()
+    assert second.returncode == ANOTHERS  # it did not come as far as to miss the data
 
 
 def test_a_second_worker_on_the_same_node_ends_at_the_lock(world: World) -> None:
