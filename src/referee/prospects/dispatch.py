@@ -59,7 +59,7 @@ def after_drift(strata: Sequence[Stratum], drifted: Drifted | None) -> list[Stra
     """Where runtimes changed, what waits is expected to take as long as those that came since."""
     if drifted is None or int(drifted.since.ended.sum()) < 2:
         return list(strata)
-    found = []
+    found: list[Stratum] = []
     for stratum in strata:
         apart = stratum.name == drifted.stratum and stratum.waiting and stratum.started
         found += _apart(stratum, drifted.since) if apart else [stratum]
