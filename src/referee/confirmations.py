@@ -90,19 +90,27 @@ def score_series(workspace: Workspace, ledger: Ledger, series: SeriesRow) -> Sco
 def conclude(
     workspace: Workspace, ledger: Ledger, phase: str, series: tuple[SeriesRow, ...], top: int
 ) -> ConfirmationRecorded:
-    """Compare every further run with the official result, and record what came of it."""
+    """Compare every further run with the official result, and record what came of it.
+
+    `top` is what is asked for now; a confirmation that was interrupted goes on as it was begun.
+    """
     names = [one.series for one in series]
     everything = queries.evaluations(ledger, phase, series=None)
     runs = [row for row in everything if row.series in names]
     attempts = queries.attempts(ledger)
     nodes = {row.attempt: row.node for row in attempts}
+    board = workspace.board(ledger, phase)
+    again = set(series[0].submissions)
+    if again != set(prize_zone(board, top)):
+        # Begun for other ranks, or before the board changed: what is recorded is what was run.
+        top = max((row.rank for row in board.rows if row.submission in again), default=top)
     event = ConfirmationRecorded(
         confirmation=names[0].rsplit("-", 1)[0],
         phase=phase,
         top=top,
         machine_type=str(series[0].machine_type),
         runs=confirmed_runs(
-            workspace.board(ledger, phase),
+            board,
             queries.evaluations(ledger, phase),
             runs,
             [row for name in names for row in queries.scores(ledger, phase, series=name)],

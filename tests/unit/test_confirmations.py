@@ -115,6 +115,16 @@ def test_on_the_only_machine_it_is_said_that_it_was_the_same(folder: Path) -> No
     assert all(spec.avoid_nodes == () for spec in asked)
 
 
+def test_a_confirmation_that_goes_on_is_recorded_as_what_it_was_begun_for(folder: Path) -> None:
+    workspace, ledger = opened(folder)
+    with ledger:
+        begun = begin(workspace, ledger, PHASE, top=1, runs=1, machine_type=None)
+        assert len(begun[0].submissions) == 1
+    event, _ = confirm(folder, ["n-1", "n-2"], top=3, runs=2)
+    assert {run.submission for run in event.runs} == set(begun[0].submissions)
+    assert (event.top, len(event.runs)) == (1, 1)
+
+
 def test_of_the_machines_there_the_least_used_remain() -> None:
     assert used_up(["a", "b"], Counter(a=1)) == {"a"}
     assert used_up(["a"], Counter(a=1)) == frozenset()
