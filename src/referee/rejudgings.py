@@ -23,6 +23,7 @@ from referee.ledger.queries import EvaluationRow, RejudgingRow
 from referee.phases import record_phase
 from referee.scoring.boards import board_of, metric_in_force
 from referee.scoring.leaderboard import Leaderboard
+from referee.scoring.metric import chosen_metrics
 from referee.scoring.rejudging import Change, Selection, Staged, board_digest, changes
 from referee.scoring.score import Scoring
 from referee.verdicts import Verdict
@@ -204,17 +205,10 @@ def apply(workspace: Workspace, ledger: Ledger, row: RejudgingRow, reason: str) 
     """
     seen = preview(workspace, ledger, row)
     _refuse_unready(row, seen)
-    others = [
-        score.submission
-        for score in queries.scores(ledger, row.phase)
-        if score.submission not in row.submissions
-        and (score.labels_digest, float(score.epsilon or row.metric_choice.epsilon))
-        != (row.labels_digest, row.metric_choice.epsilon)
-    ]
-    if others:
+    if others := _of_another_kind(ledger, row):
         raise ConfigurationError(
-            f"Results on {row.phase} were scored since {row.rejudging} was staged, under other labels or another "
-            f"epsilon: {', '.join(sorted(set(others)))}.",
+            f"Results on {row.phase} were scored since {row.rejudging} was staged, under other labels, another metric "
+            f"or another epsilon: {', '.join(sorted(others))}.",
             hint="Cancel it, and stage it again for all.",
         )
     promised = board_digest(seen.after)
@@ -227,6 +221,18 @@ def apply(workspace: Workspace, ledger: Ledger, row: RejudgingRow, reason: str) 
             hint="Somebody else wrote meanwhile, or this is a defect of Referee: check `referee rejudge list`.",
         )
     return seen
+
+
+def _of_another_kind(ledger: Ledger, row: RejudgingRow) -> set[str]:
+    """The submissions whose scores stand as they are, and would not be of the kind that the others are then."""
+    kept = [score for score in queries.scores(ledger, row.phase) if score.submission not in row.submissions]
+    choice, primary = row.metric_choice, chosen_metrics(row.metric_choice)[0].name
+    others = {
+        score.submission
+        for score in kept
+        if (score.labels_digest, float(score.epsilon or choice.epsilon)) != (row.labels_digest, choice.epsilon)
+    }
+    return others | ({score.submission for score in kept} - {s.submission for s in kept if s.metric == primary})
 
 
 def _refuse_unready(row: RejudgingRow, seen: Preview) -> None:
