@@ -16,12 +16,13 @@ from scoring_rows import WHEN, attempt, evaluation, score
 
 from referee.challenge import Challenge, Limits, MachineType, Phase, UncertaintyChoice
 from referee.engines.machine_lives import MachineLife
-from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
+from referee.ledger.queries import AttemptRow, EvaluationRow, RulingRow, ScoreRow
 from referee.report import ReportData, pictures, render_report, report_data
 from referee.report.bill import bill
 from referee.report.machine_bill import machine_bill
+from referee.rulings import Ruling
 from referee.scoring.analysis import AnalysisOrder, Group, SuspectFacts, analyse
-from referee.scoring.leaderboard import leaderboard, unblinded
+from referee.scoring.leaderboard import SEALED, leaderboard, unblinded
 from referee.scoring.metric import constant_half, find_metric
 from referee.scoring.shakeup import shake_up
 from referee.verdicts import Blame, Verdict
@@ -285,6 +286,34 @@ def test_a_campaign_that_runs_is_not_called_final() -> None:
     data = report_data(challenge(), board, evaluations=rows, attempts=[attempt(rows[0])], as_of=WHEN)
     assert "This is not the final board: 1 of 2 evaluations have not ended" in Page(render_report(data)).text
     assert "not the final board" not in render_report(example())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sealed", "said"),
+    [
+        (Verdict.OK, False, "This is not the final board: 1 valid result was not scored yet."),
+        (Verdict.OK, True, "This is not the final board: scores are sealed until release."),
+        (None, False, "This is not the final board: 1 of 2 evaluations have not ended."),
+    ],
+)
+def test_what_is_missing_of_a_final_board_is_said(verdict: Verdict | None, sealed: bool, said: str) -> None:
+    rows = [evaluation("s-a"), evaluation("s-b", verdict)]
+    off = RulingRow(1, "s-a", "t-a", Ruling.DISQUALIFY, "copied", WHEN)
+    board = leaderboard("private_test", METRICS, rows, [score("s-a", 0.5)], rulings=[off])
+    if sealed:
+        board = replace(board, unscored=tuple(replace(one, reason=SEALED) for one in board.unscored))
+    data = report_data(challenge(), board, evaluations=rows, attempts=[attempt(row) for row in rows], as_of=WHEN)
+    assert said in Page(render_report(data)).text
+
+
+def test_the_bill_s_last_row_is_the_sum_of_those_above_it() -> None:
+    rows = [evaluation("s-a"), evaluation("s-b")]
+    probe = replace(attempt(rows[0]), attempt="s-a.private_test.probe-1.1", evaluation="s-a.private_test.probe-1")
+    board = leaderboard("private_test", METRICS, rows, [score("s-a", 0.5), score("s-b", 0.6)])
+    attempts = [*map(attempt, rows), probe]
+    text = Page(render_report(report_data(challenge(), board, evaluations=rows, attempts=attempts, as_of=WHEN))).text
+    told = re.findall(r"\b(local|all) (\d+) ", text[text.index("The bill") : text.index("Of these hours")])
+    assert told == [("local", "3"), ("all", "3")]
 
 
 def test_nothing_run_yet_is_a_report_too() -> None:

@@ -16,7 +16,7 @@ from referee.report.data import ReportData, Run
 from referee.report.templating import environment
 from referee.rulings import PAST
 from referee.scoring.confirmation import machines_in_words
-from referee.scoring.leaderboard import SEALED, Leaderboard, Row
+from referee.scoring.leaderboard import NOT_SCORED, SEALED, Leaderboard, Row
 from referee.units import format_duration, format_size, format_usd
 
 _BLAME_WORDS = {
@@ -69,6 +69,7 @@ def render_report(data: ReportData) -> str:
             grouped=_grouped(data),
             named=any(row.name for row in data.board.rows),
             sealed=any(left.reason == SEALED for left in data.board.unscored),
+            unfinished=_unfinished(data),
             # SVG is drawn from numbers and our own words alone; nothing of a submission's text is in it.
             pictures={name: Markup(svg) for name, svg in drawn.items() if svg},  # noqa: S704
             as_of=data.as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -79,6 +80,21 @@ def render_report(data: ReportData) -> str:
             past=PAST,
         )
     )
+
+
+def _unfinished(data: ReportData) -> str:
+    """What is missing of a final board, as the end of a sentence; empty if nothing is."""
+    if data.board.complete:
+        return ""
+    reasons = [left.reason for left in data.board.unscored]
+    found = []
+    if data.ended < data.total:
+        found.append(f"{data.total - data.ended:,} of {data.total:,} evaluations have not ended")
+    if waiting := reasons.count(NOT_SCORED):
+        found.append(f"{waiting:,} valid result{' was' if waiting == 1 else 's were'} not scored yet")
+    if SEALED in reasons:
+        found.append("scores are sealed until release")
+    return ", and ".join(found)
 
 
 def _groups_picture(data: ReportData) -> str | None:
