@@ -40,6 +40,7 @@ class Group:
         who: by machine type, which evaluations these are, in the order of `seen`; empty where nobody knows.
         cpus_used: by machine type, the mean number of CPUs that each kept busy; 0 where not measured.
         speeds: from probes, by pair of machine types (from, to).
+        moved: those that outgrew the machine type on which they began.
         borrowed: those seen are others, which are taken to stand for these, of which none has started.
     """
 
@@ -53,6 +54,7 @@ class Group:
     who: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cpus_used: Mapping[str, Floats] = field(default_factory=dict)
     speeds: Mapping[tuple[str, str], Speed] = field(default_factory=dict)
+    moved: frozenset[str] = frozenset()
     borrowed: bool = False
 
     @property

@@ -28,6 +28,7 @@ class Observation:
         final: whether the evaluation has ended with it, for good.
         cpus_used: mean number of CPUs that it kept busy; 0 where not known.
         peak_memory_bytes, peak_gpu_memory_bytes: as measured; 0 where not known.
+        outgrown: whether it ended as the machine type had too little GPU memory.
     """
 
     evaluation: str
@@ -38,6 +39,7 @@ class Observation:
     cpus_used: float = 0.0
     peak_memory_bytes: int = 0
     peak_gpu_memory_bytes: int = 0
+    outgrown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def groups_of(
                 {name: tuple(tries[-1].evaluation for tries in here) for name, here in on.items()},
                 {name: np.array([tries[-1].cpus_used for tries in here]) for name, here in on.items()},
                 speeds(probes, kind),
+                frozenset(tries[-1].evaluation for tries in mine if any(attempt.outgrown for attempt in tries[:-1])),
             )
         )
     return groups

@@ -18,6 +18,7 @@ from referee.challenge import SPOT
 from referee.errors import ConfigurationError
 from referee.planning.assignment import Assignment, Bounds, Need, NoPlanError, Option, assign, what_if
 from referee.planning.catalogue import Catalogue, Offer
+from referee.planning.escalation import escalations, with_escalations
 from referee.planning.forecast import Forecast, Stratum, forecast, half_width_after
 from referee.planning.groups import Group, law_on, spent_usd
 from referee.planning.interval import Interval
@@ -111,6 +112,8 @@ class _Planner:
             )
         self.laws = {group.name: law_on(group, catalogue, group.mostly_on) for group in groups}
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
+        waiting = {group.name: group.size - group.started for group in groups}
+        self.escalations = escalations(groups, catalogue, waiting)
         self.options = [option for name, offer in self.offers.items() for option in _options(name, offer, wishes)]
         self.needs = [self._need(group) for group in groups if group.size > group.started]
 
@@ -152,6 +155,7 @@ class _Planner:
     def _from_boot(self, strata: Sequence[Stratum], machines: Mapping[str, int], replicates: int) -> Forecast:
         """The forecast, where the machines that are to be rented have to boot first."""
         seen = forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed, replicates=replicates)
+        seen = with_escalations(seen, self.escalations)
         waited_for = [stratum.pool.removesuffix(SPOT) for stratum in strata if stratum.waiting]
         boot = max((self.catalogue.offer(name).boot_hours for name in waited_for), default=0.0)
         return replace(seen, ends=seen.ends + boot, end_hours=seen.end_hours.shifted(boot))

@@ -173,6 +173,7 @@ def observations(past: History, now: datetime) -> list[Observation]:
             else 0,
             peak_memory_bytes=row.measurements.peak_memory_bytes if row.measurements else 0,
             peak_gpu_memory_bytes=(row.measurements.gpu_peak_memory_bytes or 0) if row.measurements else 0,
+            outgrown=row.verdict is Verdict.GPU_OUT_OF_MEMORY,
         )
         for row in past.full
     ]
