@@ -11,7 +11,7 @@ import numpy as np
 from referee.planning.classes import NeedClass
 from referee.planning.groups import LEAST_MEASURED, Group
 from referee.planning.runtime import Runtimes
-from referee.planning.speeds import Probe, Speed, speeds
+from referee.planning.speeds import Probe, speeds
 
 
 def divided(
@@ -23,9 +23,8 @@ def divided(
 ) -> list[Group]:
     """A kind's group as one group for each of its classes; the group itself where it has none.
 
-    A class of which too few have ended says nothing of how long it takes: those of it that have started are counted
-    with the nearest class, and what waits of it is taken to take as long as the kind does. What it needs of a machine
-    stays its own. What waits and was not measured stays with the kind.
+    A class of which too few have ended says nothing of how long it takes: it is counted with the nearest class, and
+    takes as long. What it needs of a machine stays its own. What waits and was not measured stays with the kind.
 
     Args:
         group: the whole kind, with the names of all that started.
@@ -45,17 +44,19 @@ def divided(
     )
     own = [name for name in mine if ended[name] >= LEAST_MEASURED]
     waits = Counter(members[name] for name in waiting)
+    if not own:  # how long they take, nobody knows of any class; where they fit, of each
+        whole = replace(group, size=group.started + waits[group.name])
+        return [whole, *(_lent(whole, need, waits[name]) for name, need in mine.items() if waits[name])]
     found = []
+    hosts = {name: _host(name, list(mine), own, ended) for name in (*mine, group.name)}
     for name in own:
-        hosted = {each for each in (*mine, group.name) if _host(each, list(mine), own, ended) == name}
-        part = _of_those(group, {who for who, of in members.items() if of in hosted})
-        found.append(_needing(part, mine[name], part.started + waits[name], members, probes))
-    if not own and group.started + waits[group.name]:
-        found.append(replace(group, size=group.started + waits[group.name]))
-    elif waits[group.name]:
-        found.append(replace(group, size=waits[group.name], borrowed=True))
-    few = [need for name, need in mine.items() if name not in own and waits[name]]
-    return [*found, *(_needing(replace(group, borrowed=True), need, waits[need.name], members, probes) for need in few)]
+        part = _of_those(group, {who for who, of in members.items() if hosts.get(of) == name})
+        part = _needing(part, mine[name], part.started + waits[name], members, probes)
+        few = [need for other, need in mine.items() if other not in own and hosts[other] == name and waits[other]]
+        found += [part, *(_lent(part, need, waits[need.name]) for need in few)]
+    if waits[group.name]:
+        found.append(replace(group, size=waits[group.name], lender=""))
+    return found
 
 
 def _host(name: str, names: Sequence[str], own: Sequence[str], ended: Mapping[str, int]) -> str:
@@ -82,8 +83,11 @@ def _of_those(group: Group, some: Collection[str]) -> Group:
 
 def _needing(group: Group, needed: NeedClass, size: int, members: Mapping[str, str], probes: Sequence[Probe]) -> Group:
     """The group under its class's name, with its speeds where enough of it were probed, and what it needs."""
-    own: Mapping[tuple[str, str], Speed] = speeds(
-        [probe for probe in probes if members.get(probe.evaluation) == needed.name], needed.kind
-    )
+    own = speeds([probe for probe in probes if members.get(probe.evaluation) == needed.name], needed.kind)
+    return replace(_lent(group, needed, size), lender=None, speeds={**group.speeds, **own})
+
+
+def _lent(group: Group, needed: NeedClass, size: int) -> Group:
+    """Others than those of a group, who are taken to take as long, and what they need."""
     least = int(needed.up_to) if needed.measure == "gpu_memory" else group.gpu_memory_bytes
-    return replace(group, name=needed.name, size=size, gpu_memory_bytes=least, speeds={**group.speeds, **own})
+    return replace(group, name=needed.name, size=size, gpu_memory_bytes=least, lender=group.name)

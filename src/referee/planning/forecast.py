@@ -109,6 +109,11 @@ class Forecast:
     ended: int
     size: int
 
+    def shifted(self, hours: float, usd: float) -> Forecast:
+        """The same with known hours and dollars added."""
+        hours_then, cost_then = self.hours.shifted(hours), self.cost.shifted(usd)
+        return replace(self, hours=hours_then, cost=cost_then, costs=self.costs + usd)
+
     def probability_of_end_by(self, hours: float) -> float:
         """How probable it is that the last evaluation ends within `hours` from now."""
         return float((self.ends <= hours).mean())

@@ -41,7 +41,8 @@ class Group:
         cpus_used: by machine type, the mean number of CPUs that each kept busy; 0 where not measured.
         speeds: from probes, by pair of machine types (from, to).
         moved: those that outgrew the machine type on which they began.
-        borrowed: those seen are others, which are taken to stand for these, of which none has started.
+        lender: those seen are others, which are taken to stand for these, of which none has started: those of the group
+            of this name, which has counted them, or of nobody in particular where it is empty. None: they are its own.
     """
 
     name: str
@@ -55,7 +56,12 @@ class Group:
     cpus_used: Mapping[str, Floats] = field(default_factory=dict)
     speeds: Mapping[tuple[str, str], Speed] = field(default_factory=dict)
     moved: frozenset[str] = frozenset()
-    borrowed: bool = False
+    lender: str | None = None
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether those seen are others."""
+        return self.lender is not None
 
     @property
     def started(self) -> int:

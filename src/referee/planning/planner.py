@@ -25,7 +25,7 @@ from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.plan import Plan, PoolPlan, Range, UsdRange
 from referee.planning.spot import LossRate, best_purchase
-from referee.planning.strata import strata_of
+from referee.planning.strata import elsewhere, strata_of
 from referee.units import format_duration
 
 _MOST_ROUNDS = 12
@@ -111,6 +111,7 @@ class _Planner:
                 "No evaluation fits any machine type.", hint="Add one with more memory or GPUs under [machines.*]."
             )
         self.laws = {group.name: law_on(group, catalogue, group.mostly_on) for group in groups}
+        self.elsewhere = elsewhere(groups, catalogue)
         self.deadline_hours = wishes.deadline.total_seconds() / 3600 if wishes.deadline else None
         waiting = {group.name: group.size - group.started for group in groups}
         self.escalations = escalations(groups, catalogue, waiting)
@@ -155,6 +156,7 @@ class _Planner:
     def _from_boot(self, strata: Sequence[Stratum], machines: Mapping[str, int], replicates: int) -> Forecast:
         """The forecast, where the machines that are to be rented have to boot first."""
         seen = forecast(strata, machines, confidence=self.wishes.confidence, seed=self.seed, replicates=replicates)
+        seen = seen.shifted(*self.elsewhere)
         seen = with_escalations(seen, self.escalations)
         waited_for = [stratum.pool.removesuffix(SPOT) for stratum in strata if stratum.waiting]
         boot = max((self.catalogue.offer(name).boot_hours for name in waited_for), default=0.0)

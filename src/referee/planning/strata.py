@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from referee.challenge import SPOT
 from referee.planning.catalogue import Catalogue
 from referee.planning.forecast import Stratum
 from referee.planning.groups import LEAST_FOR_SPEED, Group, hours_on, ratio
-from referee.planning.runtime import Runtimes
+from referee.planning.runtime import Runtimes, product_limit
+
+# Fewer ended ones have no law.
+_LEAST_FOR_LAW = 2
+_DRAWS = 200
 
 
 def strata_of(
@@ -24,8 +31,15 @@ def strata_of(
         overhead_hours: pull and staging of an evaluation.
     """
     strata = []
+    own = {group.name for group in groups}
     for group in groups:
-        waiting = assignment.get(group.name, {})
+        if group.lender in own:
+            continue
+        # Whoever is known by another group's runtimes is as uncertain as these: one stratum, not two.
+        waiting = Counter(assignment.get(group.name, {}))
+        for other in groups:
+            if other.lender == group.name:
+                waiting.update(assignment.get(other.name, {}))
         if not group.started and not waiting:
             continue  # it fits nowhere, and the plan says so
         seen = {} if group.borrowed else _seen_apart(group, catalogue)
@@ -46,6 +60,36 @@ def _seen_apart(group: Group, catalogue: Catalogue) -> dict[str, Runtimes]:
     }
     rest = replace(group, seen={name: each for name, each in group.seen.items() if name not in apart})
     return {mostly: hours_on(rest, catalogue, mostly), **apart}
+
+
+def elsewhere(groups: Sequence[Group], catalogue: Catalogue) -> tuple[float, float]:
+    """Machine hours and dollars by which the strata are off for the few that ran where most did not.
+
+    The strata take these as if they had run where most did; what they take, and what it costs, is that of their own
+    machine type.
+    """
+    hours = usd = 0.0
+    rng = np.random.default_rng(0)
+    for group in groups:
+        if group.borrowed or len(group.seen) < 2:
+            continue
+        mostly, apart = group.mostly_on, _seen_apart(group, catalogue)
+        law = product_limit(apart[mostly]) if int(apart[mostly].ended.sum()) >= _LEAST_FOR_LAW else None
+        for here, runtimes in group.seen.items():
+            if here in apart or not {here, mostly} <= {*catalogue.offers}:
+                continue
+            longer = ratio(group, catalogue, here, mostly).each
+            taken = np.minimum(runtimes.hours, runtimes.limit_hours)
+            if law is not None and (running := ~runtimes.ended).any():
+                left = law.draw_remaining(rng, (taken * longer)[running], _DRAWS).mean(axis=0)
+                taken = taken.copy()
+                taken[running] += left / longer[running]
+            prices = (float(catalogue.offers[name].price) for name in (here, mostly))
+            own, counted = (
+                price * float(each.sum()) for price, each in zip(prices, (taken, taken * longer), strict=True)
+            )
+            hours, usd = hours + float((taken - taken * longer).sum()), usd + own - counted
+    return hours, usd
 
 
 def _stratum(

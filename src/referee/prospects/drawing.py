@@ -62,10 +62,15 @@ def candidates(
         if row.submission not in never
         if row.submission not in known or known[row.submission].verdict is None
     ]
-    first = originals(wanted) if challenge.duplicates == "run_once" else {}
+    once = challenge.duplicates == "run_once"
+    first = originals(wanted) if once else {}
+    # A copy of what has run only waits for the next pass to be given its verdict.
+    run = {(row.image, row.submission_kind) for row in known.values() if row.attempts} if once else set()
     found: dict[str, dict[str, float | None]] = {}
     for each in wanted:
         if not fitting(challenge, machines, each.submission_kind):
+            continue
+        if not each.attempts and (each.image, each.submission_kind) in run:
             continue
         if (begun or not each.attempts) and first.get(each.evaluation, each.evaluation) == each.evaluation:
             found.setdefault(each.submission_kind, {})[each.evaluation] = each.public_seconds

@@ -49,8 +49,8 @@ class History:
         """The evaluations that ended in a smoke run which stands aside."""
         if not self.smoked_first:
             return frozenset()
-        run = {row.evaluation for row in self.full}
-        return frozenset(row.evaluation for row in self.evaluations if row.verdict and row.evaluation not in run)
+        smoke = {row.attempt for row in self.attempts if row.smoke}
+        return frozenset(row.evaluation for row in self.evaluations if row.verdict and row.attempt in smoke)
 
     @property
     def started(self) -> int:

@@ -20,7 +20,7 @@ from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
 from referee.planning.money import dollars
 from referee.planning.planner import Wishes, make_plan
-from referee.planning.strata import strata_of
+from referee.planning.strata import elsewhere, strata_of
 from referee.planning.tables import BurnUp, burn_up
 from referee.prospects.dispatch import after_drift, drift_of, on_pilot
 from referee.prospects.drawing import drawn
@@ -152,10 +152,13 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     strata = after_drift(strata_of(seen, catalogue, waiting, 0.0), drifted)
     pilot = drawn(ledger, phase)
     if pilot is not None and not at_random:
-        some = replace(past, attempts=tuple(row for row in past.attempts if row.evaluation in pilot.evaluations))
+        aside, sample = past.smoked_first, set(pilot.evaluations)
+        of_pilot = tuple(row for row in past.attempts if row.evaluation in sample or (aside and row.smoke))
+        some = replace(past, attempts=of_pilot)
         strata = on_pilot(strata, strata_of(groups(challenge, some, catalogue, now, needs), catalogue, waiting, 0.0))
     machines = _machines(strata, catalogue, confirmed)
-    expected = _with_aside(forecast(strata, machines, confidence=CONFIDENCE), past, catalogue, now)
+    expected = forecast(strata, machines, confidence=CONFIDENCE).shifted(*elsewhere(seen, catalogue))
+    expected = _with_aside(expected, past, catalogue, now)
     deadline, budget, confidence = _wishes(challenge, confirmed)
     advice = advise(
         expected,
@@ -198,10 +201,7 @@ def _with_aside(expected: Forecast, past: History, catalogue: Catalogue, now: da
     hours, usd = spent_aside(past, catalogue, now)
     ended = len(past.smoked_out)
     return replace(
-        expected,
-        hours=expected.hours.shifted(hours),
-        cost=expected.cost.shifted(usd),
-        costs=expected.costs + usd,
+        expected.shifted(hours, usd),
         size=expected.size + ended,
         started=expected.started + ended,
         ended=expected.ended + ended,
