@@ -15,6 +15,7 @@ from referee.orders import measured_of, members_of, used_shares
 from referee.planning.advice import Advice, advise
 from referee.planning.catalogue import Catalogue
 from referee.planning.classes import NeedClass
+from referee.planning.escalation import escalations, with_escalations
 from referee.planning.forecast import Forecast, Stratum, forecast
 from referee.planning.groups import Group, ratio
 from referee.planning.interval import Interval
@@ -159,6 +160,8 @@ def outlook(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -> 
     machines = _machines(strata, catalogue, confirmed)
     expected = forecast(strata, machines, confidence=CONFIDENCE).shifted(*elsewhere(seen, catalogue))
     expected = _with_aside(expected, past, catalogue, now)
+    to_come = {group.name: group.size - group.started for group in seen}
+    expected = with_escalations(expected, escalations(seen, catalogue, to_come))
     deadline, budget, confidence = _wishes(challenge, confirmed)
     advice = advise(
         expected,
