@@ -308,14 +308,15 @@ def breaker(outcomes: Sequence[Outcome]) -> str | None:
         outcomes: of the whole campaign, oldest first (since dispatch was last resumed).
 
     The rule: among the last 12 outcomes that say something about the hosts, at least 6 are host faults, they come from
-    at least 3 evaluations, and from at least 2 nodes (an unknown node counts as one). A single bad node is quarantined
-    instead, and a single bad evaluation comes to its own end. Spot machines that are taken back are no fault that
-    spreads: they were bought so.
+    at least 3 evaluations, and from at least 2 nodes. Where no worker got as far as to name its node, each counts as
+    another one: a worker that begins nowhere must not be tried with everybody. A single bad node is quarantined
+    instead, and a single bad evaluation comes to its own end. No faults that spread are spot machines that are taken
+    back (they were bought so), and jobs that were taken back before they began.
     """
     telling = [outcome for outcome in outcomes if _node_signal(outcome) is not None][-BREAKER_WINDOW:]
     faults = [outcome for outcome in telling if _node_signal(outcome)]
     evaluations = {outcome.evaluation for outcome in faults}
-    nodes = {outcome.node for outcome in faults}
+    nodes = {outcome.node or number for number, outcome in enumerate(faults)}
     if len(faults) < BREAKER_FAULTS or len(evaluations) < BREAKER_EVALUATIONS or len(nodes) < BREAKER_NODES:
         return None
     common, times = Counter(outcome.verdict for outcome in faults).most_common(1)[0]
@@ -328,7 +329,9 @@ def breaker(outcomes: Sequence[Outcome]) -> str | None:
 def _node_signal(outcome: Outcome) -> bool | None:
     """True: the host failed; False: it worked; None: says nothing about the host."""
     match ending(outcome):
-        case Ending.HOST if outcome.verdict is Verdict.INTERRUPTED and outcome.machine_type.endswith(SPOT):
+        case Ending.HOST if outcome.verdict is Verdict.INTERRUPTED and (
+            outcome.node is None or outcome.machine_type.endswith(SPOT)
+        ):
             return None
         case Ending.HOST:
             return True

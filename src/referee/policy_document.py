@@ -88,7 +88,7 @@ def _rules_of_hosts() -> list[str]:
         f"- Dispatch stops when, of the last {BREAKER_WINDOW} attempts that say something about the hosts, at least",
         f"  {BREAKER_FAULTS} ended by a host fault, from at least {BREAKER_EVALUATIONS} evaluations and at least",
         f"  {BREAKER_NODES} nodes. It goes on when the operator says so. A spot machine that is taken back",
-        "  says nothing about the hosts.",
+        "  says nothing about the hosts, nor does a job that was taken back before it began.",
     ]
 
 

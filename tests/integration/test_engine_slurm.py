@@ -183,7 +183,7 @@ def test_machine_types_have_room_of_their_own_and_stand_in_for_each_other(place:
     assert engine.capacity().free == {"here": 2, "nowhere": 3}
     [lost] = engine.submit([world.spec(world.image(GOOD), machine_type="nowhere")])
     [seen] = engine.observe([lost])
-    assert seen.lost_as is Verdict.NODE_LOST  # so it is tried again, on the type that can be had
+    assert seen.lost_as is Verdict.INTERRUPTED  # so it is tried again, on the type that can be had
     assert "machine type nowhere" in seen.reason
     assert set(engine.machines()) == {"here"}
     assert engine.capacity().free == {"here": 2, "nowhere": 0}

@@ -402,7 +402,7 @@ def test_what_waits_too_long_is_taken_back_and_another_type_stands_in(bench: Ben
     jobs = bench.engine.submit(bench.specs(2, "c5.large (spot)"))
     bench.run_out(jobs, 1000)
     seen = bench.engine.observe(jobs)
-    assert {each.lost_as for each in seen} == {Verdict.NODE_LOST}
+    assert {(each.node, each.lost_as) for each in seen} == {(None, Verdict.INTERRUPTED)}
     assert "INSUFFICIENT_INSTANCE_CAPACITY" in seen[0].reason
     assert set(bench.engine.machines()) == {"c5.large"}
     bench.clock.now += 1000

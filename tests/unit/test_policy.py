@@ -281,6 +281,9 @@ def faults(count: int, evaluations: int, nodes: int) -> list[Outcome]:
         (faults(6, 6, 3) + on("n-9", *[("x", Verdict.DUPLICATE)] * 30), True),
         (on("n-1", *[(f"e-{i}", OWN) for i in range(40)]), False),
         ([Outcome(f"e-{i}", Verdict.NODE_LOST, None if i % 2 else "n-1") for i in range(6)], True),
+        # A worker that begins nowhere is not tried with everybody; what was taken back before it began is no fault.
+        ([Outcome(f"e-{i}", Verdict.NODE_LOST, None) for i in range(6)], True),
+        (faults(5, 5, 5) + [Outcome(f"t-{i}", Verdict.INTERRUPTED, None) for i in range(40)], False),
     ],
 )
 def test_dispatch_stops_when_host_faults_spread(outcomes: list[Outcome], stops: bool) -> None:

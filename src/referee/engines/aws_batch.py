@@ -28,7 +28,6 @@ from referee.engines.waves import Wave, record_wave, recorded_waves
 from referee.errors import ConfigurationError, HostError, ObjectStoreError
 from referee.objects import ObjectStore
 from referee.phases import PhaseData
-from referee.verdicts import Verdict
 from referee.worker.claims import claim_key
 from referee.worker.phase_files import bring
 
@@ -269,8 +268,7 @@ class AwsBatchEngine:
             return Observation(job, JobState.UNKNOWN, None, "It was never submitted to this stack.")
         child = min(children, key=lambda child: (RUNNING, WAITING, ENDED).index(child.state))
         node = self._node_of(job.attempt) if child.state == ENDED else None
-        lost_as = Verdict.UNROUTABLE if self._jams.never_begins(child) else Verdict.NODE_LOST
-        return Observation(job, _STATES[child.state], node, _words(child), lost_as)
+        return Observation(job, _STATES[child.state], node, _words(child), self._jams.lost_as(child))
 
     def _node_of(self, attempt: str) -> str | None:
         """Batch names a machine's place in ECS; its own name stands in the claim."""

@@ -11,6 +11,7 @@ from referee.engines.aws_batch_follow import ENDED, RUNNING, WAITING, Array, Chi
 from referee.engines.aws_batch_stack import Patience, Stack
 from referee.engines.shortages import Shortages
 from referee.errors import HostError
+from referee.verdicts import Verdict
 
 _IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
 _LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
@@ -44,11 +45,14 @@ class Jams:
         self._calls, self._following, self._stack, self._fleet = calls, following, stack, fleet
         self._patience, self._clock = patience, clock
         self.shortages = Shortages(clock)
-        self._never_begin: set[int] = set()
+        self._taken_back: dict[int, Verdict] = {}
 
-    def never_begins(self, child: Child) -> bool:
-        """Whether no machine can run what was taken back."""
-        return id(child) in self._never_begin
+    def lost_as(self, child: Child) -> Verdict:
+        """What the end of a job means without a result: no machine can run it, it was taken back, or its node is lost.
+
+        What was taken back began nowhere, and says nothing about the machines.
+        """
+        return self._taken_back.get(id(child), Verdict.NODE_LOST)
 
     def clear(self) -> None:
         """Take back what can never begin, or waits while nothing of its queue moves."""
@@ -81,8 +85,8 @@ class Jams:
             self._following.look_now()
             return
         elsewhere = name not in self._fleet.offered(self.shortages.names)
+        lost_as = Verdict.UNROUTABLE if impossible and not elsewhere else Verdict.INTERRUPTED
         for child in array.children:
             if child.state == WAITING:
                 child.state, child.reason = ENDED, trouble
-                if impossible and not elsewhere:
-                    self._never_begin.add(id(child))
+                self._taken_back[id(child)] = lost_as

@@ -221,7 +221,8 @@ class SlurmEngine:
         """What becomes of jobs of a machine type that cannot be had: another type does their work, or none can."""
         trouble = f"Slurm could not start jobs of the machine type {kind}: {said.rstrip('.')}. {mend}"
         self._shortages.note(kind, trouble, seconds)
-        return Ended(Verdict.UNROUTABLE if kind in self.machines() else Verdict.NODE_LOST, trouble)
+        # What was taken back before it began says nothing about the nodes.
+        return Ended(Verdict.UNROUTABLE if kind in self.machines() else Verdict.INTERRUPTED, trouble)
 
     def _observe(self, job: Job, entries: Sequence[Entry]) -> Observation:
         if not entries:
