@@ -23,6 +23,7 @@ from referee.engines.memory import MemoryEngine, Play
 from referee.ledger import Ledger, queries
 from referee.objects import ObjectStore
 from referee.prospects import fleet
+from referee.verdicts import Verdict
 
 FLEET = """[limits]
 wall_time = "2h"
@@ -146,3 +147,70 @@ def test_spot_capacity_is_executed_where_the_engine_rents_it_and_else_the_plan_s
     if rents:
         # What ran on spot capacity is known afterwards, too: as fast as the same machine on demand.
         assert said(capsys, "status", "--json")
+
+
+def test_smoke_runs_of_everybody_need_a_smoke_run_in_the_challenge(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pilot", "--count", "20", "--smoke-all", "-y"]) == 2
+    refused = " ".join(capsys.readouterr().err.split())
+    assert "the challenge has no smoke run" in refused
+    assert "items = 4" in refused
+    assert ran_on(there) == {}
+
+
+def test_with_smoke_runs_of_everybody_each_goes_where_it_has_enough_cpus(
+    there: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (there / "challenge.toml").read_text()
+    text = text.replace("cpus = 4\n", "cpus = 8\nleast_cpus = 2\n", 1) + "[smoke]\nitems = 1\n"
+    text = text.replace("[machines.new]\ncpus = 8", "[machines.new]\ncpus = 2").replace(
+        'price = "0.90"', 'price = "0.15"'
+    )
+    (there / "challenge.toml").write_text(text)
+
+    def play(spec: AttemptSpec, _chance: random.Random) -> Play:
+        number, have = int(spec.submission[2:]), 2 if spec.machine_type == "new" else 8
+        threads = 8.0 if number % 2 else 1.0
+        seconds = (
+            (1 + number % 5) * (max(threads / have, 1.0) * (0.1 if number % 2 else 1.0)) / (5 if spec.items else 1)
+        )
+        verdict = Verdict.NONZERO_EXIT if number == 7 else Verdict.OK
+        measured = Measurements(
+            wall_seconds=seconds, cpu_seconds=seconds * min(threads, have) * 0.99, peak_memory_bytes=2**30
+        )
+        predictions = b"filename,label\na.mp4,0.5\n"
+        return Play(0.05 + seconds, verdict, predictions=predictions, rows=1, measurements=measured)
+
+    def engine(challenge: Challenge, objects: ObjectStore, _node: Path) -> MemoryEngine:
+        types = fleet.bought(challenge)
+        nodes = {name: [f"{name} {n}" for n in range(40)] for name in types}
+        return MemoryEngine(objects, play, machines=types, nodes=nodes)
+
+    monkeypatch.setattr(campaigns, "create_engine", engine)
+    assert main(["pilot", "--count", "30", "--smoke-all"]) == 2
+    refused = " ".join(capsys.readouterr().err.split())
+    # Forty full runs of two hours on the dearest type.
+    assert "and 40 smoke runs for at most $48.00, if each took as long as it may" in refused
+    said(capsys, "pilot", "--count", "30", "--smoke-all", "--json", "-y")
+    with Ledger.open(there / ".referee" / "ledger.sqlite") as ledger:
+        smoked = [row for row in queries.attempts(ledger, phase="test") if row.smoke]
+    assert Counter(row.machine_type for row in smoked) == {"old": 40}
+    said(capsys, "pilot", "--json", "-y")  # over, and nobody is smoked again
+    plan = said(capsys, "plan", "--json")
+    assert {name: set(going) for name, going in plan["assignment"].items()} == {
+        "cpu, up to 2 CPUs": {"new"},
+        "cpu, up to 8 CPUs": {"old"},
+    }
+    assert main(["plan"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cpu, up to 2 CPUs: 20 were measured to need so much" in shown
+    assert said(capsys, "simulate", "--replicates", "50", "--json")["in_time"] is None
+    before = len(smoked) + 30 - 1
+    assert main(["run", "--plan", "plan.json", "-y"]) == 0
+    with Ledger.open(there / ".referee" / "ledger.sqlite") as ledger:
+        rows = queries.attempts(ledger, phase="test")[before:]
+    assert rows
+    for row in rows:
+        assert row.machine_type == ("old" if int(row.evaluation[2:5]) % 2 else "new")
+    assert json.loads((there / "plan.json").read_text())["classes"]
