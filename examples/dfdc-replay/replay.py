@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from planned import planned
 from tables import show
 from workload import (
     CPU_SCALES,
@@ -53,6 +54,7 @@ ARTICLE = {FITS_T4: T4, NEEDS_MORE: V100, CPU_SERIAL: ARTICLE_CPU, CPU_SCALES: A
 WASTE = (0.0, 0.05, 0.10, 0.15)
 RATES = (0.0001, 0.01, 0.05, 0.1, 0.3)
 SHARES = (0.0, 0.5, 1.0)
+CORE_SPEEDS = (0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
 PILOT = 84
 
 # Assumptions of the replay that the article does not give; each is small against the bill.
@@ -158,6 +160,28 @@ def _probed_on(cpus: Cpus) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         "gpu": (V100,),
         "cpu": (*(each for each in others if each != cpus.four), ARTICLE_CPU),
     }
+
+
+def planner_says(groups: dict[str, Group], pilots: int = 50) -> dict[str, object]:
+    """What `referee plan` makes of such pilots, told as attempts and probes: where it sends all, and its forecast."""
+    bill = referee_usd(groups, Levers(), 0)
+    plans = [planned(groups, seed) for seed in range(pilots)]
+    sent = {(kind, *sorted(types)) for plan in plans for kind, types in plan.assignment.items()}
+    return {
+        "sent_to": sorted(" ".join(each) for each in sent),
+        "median_usd": [
+            float(np.median([float(getattr(plan.cost, end)) for plan in plans])) for end in ("low", "mid", "high")
+        ],
+        "cover": float(np.mean([float(plan.cost.low) <= bill <= float(plan.cost.high) for plan in plans])),
+    }
+
+
+def core_speeds(groups: dict[str, Group]) -> dict[str, dict[str, float]]:
+    """The bill if a core of c5a, or of c5, were so many times as fast as one of c4, at no waste."""
+    cpus = sum(float(evaluation_usd(name, groups[name], Levers(cpus=C5A)).sum()) for name in (CPU_SERIAL, CPU_SCALES))
+    rest = referee_usd(groups, Levers(cpus=C5A), 0) - cpus
+    per_dollar = {"c5a.xlarge": cpus, "c5.xlarge": cpus * PRICE[C5.four] / PRICE[C5A.four]}
+    return {name: {f"{s:.2f}": rest + usd / s for s in CORE_SPEEDS} for name, usd in per_dollar.items()}
 
 
 def machines_for(deadline_hours: float, groups: dict[str, Group], reserve: float, cpus: Cpus = C5A) -> dict[str, int]:
@@ -365,6 +389,8 @@ def results() -> dict[str, object]:
         "article": float(np.mean([a for a, _ in hits])),
         "plan": float(np.mean([o for _, o in hits])),
     }
+    found["planner"] = planner_says(groups)
+    found["core_speeds_usd"] = core_speeds(groups)
     found["levers_usd"] = levers_table(groups)
     found["deadlines"] = {
         str(days): {"machines": machines, "in_time": share, "end_days": [end.low, end.mid, end.high]}

@@ -11,7 +11,7 @@ from rich.table import Table
 def show(found: dict[str, Any]) -> None:
     """Print all tables."""
     console = Console(width=110)
-    for draw in (_principles, _day_two, _waste, _without, _levers, _deadlines, _spot):
+    for draw in (_principles, _day_two, _waste, _without, _cores, _levers, _deadlines, _spot):
         table = draw(found)
         console.print(table)
         console.print()
@@ -56,6 +56,7 @@ def _principles(found: dict[str, Any]) -> Table:
 
 
 def _day_two(found: dict[str, Any]) -> Table:
+    sent = " and ".join(each.replace(" ", " to ", 1) for each in found["planner"]["sent_to"])
     table = _table(
         "What Referee says on day 2, from 84 submissions drawn at random (90% intervals)",
         "",
@@ -63,6 +64,8 @@ def _day_two(found: dict[str, Any]) -> Table:
         "estimate",
         "high",
         "covers, of 1,000 pilots",
+        caption="The last row is what `referee plan` itself forecasts from attempts and probes (median of 50 pilots):"
+        f" it sends {sent}, as the bill below has it.",
     )
     for row, key, cover in (
         ("on the article's machines", "article_usd", "article"),
@@ -70,6 +73,8 @@ def _day_two(found: dict[str, Any]) -> Table:
     ):
         low, mid, high = found["day_two"][key]
         table.add_row(row, f"${low:,.0f}", f"${mid:,.0f}", f"${high:,.0f}", f"{found['day_two_cover'][cover]:.1%}")
+    low, mid, high = found["planner"]["median_usd"]
+    table.add_row("`referee plan`", f"${low:,.0f}", f"${mid:,.0f}", f"${high:,.0f}", f"{found['planner']['cover']:.0%}")
     return table
 
 
@@ -114,6 +119,19 @@ def _without(found: dict[str, Any]) -> Table:
             f"${row['without_c5a']['clairvoyant_usd']:,.0f}",
             f"{row['without_c5a']['above_bound']:.2%}",
         )
+    return table
+
+
+def _cores(found: dict[str, Any]) -> Table:
+    speeds = next(iter(found["core_speeds_usd"].values()))
+    table = _table(
+        "If a core of the CPU machines were so many times as fast as one of c4 (nothing wasted)",
+        "all CPU jobs on",
+        *(f"{float(speed):g} x" for speed in speeds),
+        caption="1 x is assumed everywhere else; the pilot's probes would measure it.",
+    )
+    for name, row in found["core_speeds_usd"].items():
+        table.add_row(name, *(f"${usd:,.0f}" for usd in row.values()))
     return table
 
 
