@@ -19,7 +19,7 @@ from referee.scoring.boundary import prize_boundary
 from referee.scoring.lookalikes import Likeness, Suspect, look_alikes
 from referee.scoring.metadata import read_metadata
 from referee.scoring.metric import Floats, MeanMetric, Metric
-from referee.scoring.scorer import Refused, Result, ScoringLimits, ask_scorer, valid_results
+from referee.scoring.scorer import Refused, Result, ScoringLimits, ask_scorer, scoring_order, valid_results
 from referee.scoring.shakeup import reliability, scores_by_group
 from referee.scoring.standings import Entry, Standings, standings
 
@@ -152,15 +152,8 @@ def analyse_phase(
         metadata=None if metadata is None else metadata.absolute(),
         id_column=layout.id_column,
     )
-    document = {
-        "task": "analysis",
-        "names": list(names),
-        "labels": str(labels.absolute()),
-        "labels_digest": labels_digest,
-        "choice": metric.model_dump(mode="json"),
-        "layout": layout.model_dump(mode="json"),
-        "analysis": order.model_dump(mode="json"),
-    }
+    document = scoring_order("analysis", names, labels, labels_digest, metric, layout)
+    document["analysis"] = order.model_dump(mode="json")
     generous = limits or ScoringLimits(memory_bytes=8 * 2**30, cpu_seconds=1800)
     answer, refused = ask_scorer(document, results, store, limit_bytes=limit_bytes, limits=generous)
     return Analysis.model_validate(answer["analysis"]), tuple(refused)

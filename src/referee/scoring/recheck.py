@@ -14,7 +14,7 @@ from referee.objects import ObjectStore
 from referee.scoring.metric import Floats, Metric
 from referee.scoring.recorded import RecordedScore
 from referee.scoring.reproduction import Recorded, Reproduction, Rerun, Tolerance, check_reproduction
-from referee.scoring.scorer import Result, ScoringLimits, ask_scorer, valid_results
+from referee.scoring.scorer import Result, ScoringLimits, ask_scorer, scoring_order, valid_results
 from referee.verdicts import Verdict
 
 FOUND = TypeAdapter(tuple[Reproduction, ...])
@@ -85,31 +85,10 @@ def recheck_phase(
     ended = [row for row in evaluations if row.phase == phase and row.verdict is not None]
     rests_on = {row.attempt for row in ended}
     others = [row for row in further if row.phase == phase and row.attempt not in rests_on]
-    machines = {attempt.attempt: attempt.machine_type for attempt in attempts}
     results = (*valid_results(phase, ended, attempts), *valid_results(phase, others, attempts))
-    runs: dict[str, list[Result]] = {}
-    for result in results:
-        runs.setdefault(result.submission, []).append(result)
-    compared = tuple(
-        Compared(
-            submission=row.submission,
-            verdict=row.verdict or Verdict.NODE_LOST,
-            runs=tuple(result.evaluation for result in runs.get(row.submission, ())),
-            hardware=machines.get(row.attempt or ""),
-            recorded_score=scores[row.submission].score if row.submission in scores else None,
-            recorded_hardware=scores[row.submission].hardware if row.submission in scores else None,
-        )
-        for row in sorted(ended, key=lambda row: row.submission)
-    )
-    document = {
-        "task": "reproduction",
-        "names": list(names),
-        "labels": str(labels.absolute()),
-        "labels_digest": labels_digest,
-        "choice": metric.model_dump(mode="json"),
-        "layout": layout.model_dump(mode="json"),
-        "reproduction": RecheckOrder(choice=choice, compared=compared).model_dump(mode="json"),
-    }
+    compared = _compared(ended, results, attempts, scores)
+    document = scoring_order("reproduction", names, labels, labels_digest, metric, layout)
+    document["reproduction"] = RecheckOrder(choice=choice, compared=compared).model_dump(mode="json")
     generous = limits or ScoringLimits(memory_bytes=8 * 2**30)
     answer, refused = ask_scorer(
         document, results, store, limit_bytes=limit_bytes, limits=generous, recorded=dict(files)
@@ -120,6 +99,30 @@ def recheck_phase(
             hint="Find out what happened to these results in the object store.",
         )
     return FOUND.validate_python(answer["reproduction"])
+
+
+def _compared(
+    ended: Sequence[EvaluationRow],
+    results: Sequence[Result],
+    attempts: Sequence[AttemptRow],
+    scores: Mapping[str, RecordedScore],
+) -> tuple[Compared, ...]:
+    """What is told of each submission; `results` begin with the official ones."""
+    machines = {attempt.attempt: attempt.machine_type for attempt in attempts}
+    runs: dict[str, list[str]] = {}
+    for result in results:
+        runs.setdefault(result.submission, []).append(result.evaluation)
+    return tuple(
+        Compared(
+            submission=row.submission,
+            verdict=row.verdict or Verdict.NODE_LOST,
+            runs=tuple(runs.get(row.submission, ())),
+            hardware=machines.get(row.attempt or ""),
+            recorded_score=scores[row.submission].score if row.submission in scores else None,
+            recorded_hardware=scores[row.submission].hardware if row.submission in scores else None,
+        )
+        for row in sorted(ended, key=lambda row: row.submission)
+    )
 
 
 def recheck(

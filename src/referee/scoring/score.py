@@ -11,7 +11,7 @@ from referee.ledger.events import EvaluationScored
 from referee.ledger.queries import AttemptRow, EvaluationRow, ScoreRow
 from referee.objects import ObjectStore
 from referee.scoring.metric import Metric, chosen_metrics
-from referee.scoring.scorer import Refused, Result, ScoringLimits, ask_scorer, valid_results
+from referee.scoring.scorer import Refused, Result, ScoringLimits, ask_scorer, scoring_order, valid_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +74,28 @@ def score_evaluations(
     due, already = _due(chosen_metrics(choice), valid_results(phase, evaluations, attempts), scores)
     if not due:
         return Scoring((), (), already, None)
-    order = {
-        "task": "score",
-        "names": list(names),
-        "labels": str(labels.absolute()),
-        "labels_digest": labels_digest,
-        "choice": choice.model_dump(mode="json"),
-        "layout": layout.model_dump(mode="json"),
-    }
+    order = scoring_order("score", names, labels, labels_digest, choice, layout)
     answer, refused = ask_scorer(order, list(due), store, limit_bytes=limit_bytes, limits=limits)
-    events = []
-    for result, missing in due.items():
-        values = answer["scores"].get(result.evaluation, {})
-        new = {metric: values[metric] for metric in missing if metric in values}
-        if new:
-            events.append(
-                EvaluationScored(
-                    evaluation=result.evaluation,
-                    scores=new,
-                    predictions_digest=result.predictions_digest,
-                    labels_digest=labels_digest,
-                    scorer_version=answer["version"],
-                    epsilon=repr(choice.epsilon),
-                    rejudging=rejudging,
-                )
-            )
+    new = {
+        result: {metric: values[metric] for metric in missing if metric in values}
+        for result, missing in due.items()
+        for values in (answer["scores"].get(result.evaluation, {}),)
+    }
+    events = tuple(
+        EvaluationScored(
+            evaluation=result.evaluation,
+            scores=scores_now,
+            predictions_digest=result.predictions_digest,
+            labels_digest=labels_digest,
+            scorer_version=answer["version"],
+            epsilon=repr(choice.epsilon),
+            rejudging=rejudging,
+        )
+        for result, scores_now in new.items()
+        if scores_now
+    )
     reference = answer["reference"]
-    return Scoring(tuple(events), tuple(refused), already, None if reference is None else float(reference))
+    return Scoring(events, tuple(refused), already, None if reference is None else float(reference))
 
 
 def _due(

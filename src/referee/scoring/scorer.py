@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from referee.challenge import MetricChoice, PredictionFormat
 from referee.errors import CheckFailedError, ConfigurationError, HostError, RefereeError
 from referee.ledger.queries import AttemptRow, EvaluationRow
 from referee.objects import ObjectMissingError, ObjectStore, ObjectTooLargeError
@@ -77,6 +78,29 @@ def valid_results(
     )
 
 
+def scoring_order(
+    task: str, names: Sequence[str], labels: Path, labels_digest: str, choice: MetricChoice, layout: PredictionFormat
+) -> dict[str, Any]:
+    """What every order to the scoring process says; the task's own part is added under the task's name.
+
+    Args:
+        task: one of `tasks.TASKS`.
+        names: the phase's files.
+        labels: the label file, which that process alone opens.
+        labels_digest: `sha256:…` of it, as the ledger holds it.
+        choice: the metrics.
+        layout: how prediction and label files look.
+    """
+    return {
+        "task": task,
+        "names": list(names),
+        "labels": str(labels.absolute()),
+        "labels_digest": labels_digest,
+        "choice": choice.model_dump(mode="json"),
+        "layout": layout.model_dump(mode="json"),
+    }
+
+
 def ask_scorer(
     order: Mapping[str, Any],
     results: Sequence[Result],
@@ -89,7 +113,7 @@ def ask_scorer(
     """Hand an order and the results' files to the scoring process, and wait for its answer.
 
     Args:
-        order: what `referee.scoring.process` is to do.
+        order: what `referee.scoring.process` is to do (`scoring_order`).
         results: whose predictions it needs.
         store: where they lie.
         limit_bytes: no prediction file is larger.
