@@ -15,7 +15,7 @@ from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
 from referee.engines.memory import Faults, Play
 from referee.errors import ObjectStoreError
-from referee.ledger import Ledger, SeriesStarted, SubmissionRuled, queries
+from referee.ledger import Ledger, NodeQuarantined, SeriesStarted, SubmissionRuled, queries
 from referee.orders import Orders, Purse
 from referee.prospects.drawing import candidates
 from referee.rulings import Ruling
@@ -76,7 +76,11 @@ def test_a_controller_killed_before_the_specifications_were_stored_costs_no_atte
         crash.setattr(stage.objects, "put_once", killed)
         with pytest.raises(KeyboardInterrupt):
             stage.run(engine)
+    with Ledger.open(stage.path) as ledger:
+        ledger.append([NodeQuarantined(node="elsewhere", reason="It went wrong.")])
     stage.run(engine)
+    stored = AttemptSpec.model_validate_json(stage.objects.get("specs/s-001.test.1.json"))
+    assert stored.avoid_nodes == ("elsewhere",)
     assert [row.verdict for row in stage.attempts()] == [Verdict.OK] * 3
     assert set(engine.executed.values()) == {1}
 

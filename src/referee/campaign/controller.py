@@ -119,7 +119,6 @@ class Campaign:
         self._objects.put_once(self._data_key, self._data.model_dump_json().encode())
         if isinstance(self._engine, Remote):
             self._engine.bring(self._data)
-        self._quarantined = {row.node for row in queries.nodes(self._ledger) if row.quarantined}
         self._request()
         self._reopen()
         self._take_over()
@@ -201,7 +200,8 @@ class Campaign:
             of = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
             histories = queries.histories(self._ledger, self._phase, series=self._series)
             actions = {row.attempt: self._next(histories[row.evaluation]) for row in lacking}
-            again = [self._spec(of[row.evaluation], row, actions[row.attempt]) for row in lacking]
+            sick = {row.node for row in queries.nodes(self._ledger) if row.quarantined}
+            again = [self._spec(of[row.evaluation], row, actions[row.attempt], sick) for row in lacking]
             store_specs(self._objects, again)
             found |= {spec.attempt: spec for spec in again}
         return found
@@ -353,7 +353,7 @@ class Campaign:
             used[groups[evaluation], found.machine_type] += not action.smoke
             intent = intended(self._challenge, row, found, engine=self._engine.name, smoke=action.smoke)
             planned.append(intent)
-            specs.append(self._spec(row, intent, action))
+            specs.append(self._spec(row, intent, action, self._quarantined))
         if not planned:
             if barred and not crowded and not self._jobs:
                 self.stopped_because = f"Every node of {', '.join(sorted(barred))} is quarantined. {_QUARANTINE}"
@@ -400,10 +400,14 @@ class Campaign:
         return longest_first(candidates, lambda each: public[rows[each[0]].submission])
 
     def _spec(
-        self, row: queries.EvaluationRow, intent: AttemptPlanned | queries.AttemptRow, action: Action
+        self,
+        row: queries.EvaluationRow,
+        intent: AttemptPlanned | queries.AttemptRow,
+        action: Action,
+        quarantined: Collection[str],
     ) -> AttemptSpec:
         avoided = action.avoid_nodes if isinstance(action, Dispatch) else frozenset[str]()
-        avoided |= self._quarantined | self._used_before(row, intent.machine_type)
+        avoided |= {*quarantined, *self._used_before(row, intent.machine_type)}
         return specified(
             self._challenge,
             row,

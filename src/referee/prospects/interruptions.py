@@ -19,4 +19,6 @@ def learned(believed: LossRate, attempts: Sequence[AttemptRow], now: datetime) -
     """The rate of losses after what the attempts on spot capacity have shown, ended and running."""
     on_spot = [row for row in attempts if row.machine_type.endswith(SPOT) and row.submitted_at is not None]
     hours = sum(seconds_taken(row, now) for row in on_spot) / 3600
-    return believed.after(sum(row.verdict in _TAKEN_AWAY for row in on_spot), hours)
+    # Without a node it never began: what waited in vain for a machine lost none.
+    lost = sum(row.verdict in _TAKEN_AWAY and row.node is not None for row in on_spot)
+    return believed.after(lost, hours)
