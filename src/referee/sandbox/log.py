@@ -16,6 +16,7 @@ Ending = Literal["itself", "wall_time", "log_limit", "kill"]
 
 TAIL_BYTES = 8192
 _PIPE_BYTES = 1 << 18
+_LONGEST_WAIT_SECONDS = 3600.0  # poll(2) counts milliseconds in 32 bits
 
 
 class LogPipe:
@@ -49,7 +50,7 @@ class LogPipe:
             left = deadline - time.monotonic()
             if left <= 0:
                 return "wall_time"
-            ready = {descriptor for descriptor, _ in poller.poll(left * 1000)}
+            ready = {descriptor for descriptor, _ in poller.poll(min(left, _LONGEST_WAIT_SECONDS) * 1000)}
             if self._wake in ready:
                 return "kill"
             if process in ready:
