@@ -31,6 +31,7 @@ from referee.predictions import Labels, read_labels
 from referee.scoring.analysis import Analysis, analyse_phase
 from referee.scoring.boards import board_of, metric_in_force, public_board_of
 from referee.scoring.leaderboard import Leaderboard
+from referee.scoring.metric import chosen_metrics
 from referee.scoring.score import Scoring, score_evaluations
 from referee.scoring.sealing import SealKey, is_sealed, refuse_sealed, scored_under_seal
 
@@ -129,11 +130,12 @@ class Workspace:
     ) -> tuple[PhaseData, list[Event]]:
         """Digest the phase's files, and say what the ledger does not know yet of challenge, phase and accepted risks.
 
-        Labels are read here, so that a wrong label file is found before any machine time is spent.
+        Labels and metrics are looked at here, so that what is wrong with them is found before machine time is spent.
         """
         self.objects.require_create_only()
         data = record_phase(self.challenge, phase, on_progress=on_progress)
         labels = self.labels(phase, data) if self.challenge.phase(phase).labels else None
+        chosen_metrics(self.challenge.metric)
         events: list[Event] = []
         with self.ledger_or_new() as ledger:
             content = challenge_text(self.challenge)

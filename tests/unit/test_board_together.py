@@ -77,6 +77,12 @@ def test_results_of_an_older_metric_keep_a_rejudging_from_being_applied(folder: 
         rejudgings.apply(workspace, ledger, row, "a test")
 
 
+def test_a_metric_that_is_none_is_found_before_anything_runs(folder: Path) -> None:
+    metric(folder, 'name = "log_los"')
+    with pytest.raises(ConfigurationError, match="There is no metric 'log_los'"):
+        Workspace.open(folder).record(PHASE)
+
+
 def test_everything_at_once_is_one_board_that_an_auditor_gets_too(folder: Path, tmp_path: Path) -> None:
     workspace, ledger = opened(folder)
     with ledger:
