@@ -30,7 +30,7 @@ from referee.planning.groups import Group
 from referee.planning.plan import Plan, parse_plan
 from referee.planning.planner import Wishes
 from referee.planning.runtime import Runtimes
-from referee.planning.strata import strata_of
+from referee.planning.strata import elsewhere, strata_of
 from referee.planning.tables import plan_table
 from referee.policy import Demand
 from referee.prospects import drawing, execution, fleet, probing, proposal
@@ -417,3 +417,20 @@ def test_forecasts_by_classes_hold_what_comes_as_those_by_kinds_do(
     assert held["classes"] > held["kind"] - 15
     assert held["classes"] > 0.78 * 150
     assert wide["classes"] < wide["kind"]
+
+
+def test_the_few_that_ran_elsewhere_cost_what_they_cost_there() -> None:
+    offers = {
+        name: Offer(cpus=4, memory=64 * GIB, price=Decimal(price), price_source="a test", speed=speed)
+        for name, price, speed in (("cheap", "0.5", 1.0), ("dear", "4", 2.0))
+    }
+    catalogue = Catalogue(name="a test", offers=offers)
+    many, few = np.linspace(1.0, 3.0, 30), np.array([0.5, 1.0, 1.5])
+    seen = {"cheap": Runtimes(many, np.ones(30, np.bool_), 9.0), "dear": Runtimes(few, np.ones(3, np.bool_), 4.5)}
+    group = Group("cpu", 33, 1, GIB, 0, 0, seen)
+    said = forecast(strata_of([group], catalogue, {}, 0.0), {"cheap": 1}, replicates=20)
+    assert said.cost.mid == pytest.approx((many.sum() + 2 * few.sum()) * 0.5)  # as if all had run on the cheap one
+    moved = said.shifted(*elsewhere([group], catalogue))
+    assert moved.cost.mid == pytest.approx(many.sum() * 0.5 + few.sum() * 4)
+    assert moved.hours.mid == pytest.approx(many.sum() + few.sum())
+    assert float(moved.costs.mean()) == pytest.approx(moved.cost.mid)
