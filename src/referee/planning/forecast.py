@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from referee.errors import ConfigurationError
 from referee.planning.interval import Interval, Part, total_law
+from referee.planning.pilot import with_public_runtimes
 from referee.planning.runtime import Law, Runtimes, product_limit
 from referee.planning.simulation import list_schedule
 
@@ -22,6 +23,15 @@ Floats = NDArray[np.float64]
 _REPLICATES = 1000
 # So few that wait are put on the machines one by one.
 _FEW = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """Recorded public runtimes of a stratum: of those seen, in their order, and the means of all and of those waiting."""
+
+    seen: Floats
+    mean: float
+    waiting_mean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,7 @@ class Stratum:
         speed: factor from the hours that were seen to the hours on the pool's machines (1: seen there).
         speed_error: standard error of that factor.
         borrowed: those seen ran elsewhere and are not part of the stratum, of which nothing has started.
+        public: recorded public runtimes, which are used while nothing runs and only where they narrow the interval.
     """
 
     name: str
@@ -49,6 +60,7 @@ class Stratum:
     speed: float = 1.0
     speed_error: float = 0.0
     borrowed: bool = False
+    public: Public | None = None
 
     @property
     def started(self) -> int:
@@ -195,6 +207,10 @@ def _of_running(
 
 def _part(stratum: Stratum, law: Law, usd_per_hour: float) -> Part:
     speed = stratum.speed
+    if stratum.public is not None:
+        narrower = _with_public(stratum, law, stratum.public.mean, stratum.size, usd_per_hour)
+        if narrower is not None:
+            return narrower
     return Part(
         size=stratum.size,
         weight=usd_per_hour,
@@ -204,6 +220,17 @@ def _part(stratum: Stratum, law: Law, usd_per_hour: float) -> Part:
         third_moment=law.third_moment * speed**3,
         borrowed=stratum.borrowed,
     )
+
+
+def _with_public(stratum: Stratum, law: Law, mean: float, size: int, weight: float) -> Part | None:
+    """The part of `size` evaluations whose public runtimes have this mean; None where these do not narrow it."""
+    seen, public = stratum.seen, stratum.public
+    if public is None or stratum.borrowed or stratum.speed != 1.0 or not seen.ended.all():
+        return None
+    part = with_public_runtimes(np.minimum(seen.hours, seen.limit_hours), public.seen, mean, size, weight)
+    if part.variance >= law.variance or part.mean <= 0:
+        return None
+    return replace(part, mean=part.mean + stratum.overhead_hours)
 
 
 def _latest(ends: Floats) -> Floats:
@@ -261,7 +288,9 @@ def _ends_of_few(
 def waiting_hours(stratum: Stratum, law: Law, rng: np.random.Generator, replicates: int) -> Floats:
     """Hours of those that wait, shape (replicates, waiting), with as much spread in their sum as is not known of it."""
     drawn = law.draw(rng, (replicates, stratum.waiting)) * stratum.speed + stratum.overhead_hours
-    part = replace(_part(stratum, law, 1.0), size=stratum.waiting, borrowed=True)
+    public = stratum.public
+    known = _with_public(stratum, law, public.waiting_mean, stratum.waiting, 1.0) if public is not None else None
+    part = replace(known or _part(stratum, law, 1.0), size=stratum.waiting, borrowed=True)
     total = total_law([part]).draw(rng, replicates)
     return np.asarray(drawn * (total / np.maximum(drawn.sum(axis=1), 1e-12))[:, None])
 

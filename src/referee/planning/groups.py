@@ -41,6 +41,7 @@ class Group:
         cpus_used: by machine type, the mean number of CPUs that each kept busy; 0 where not measured.
         speeds: from probes, by pair of machine types (from, to).
         moved: those that outgrew the machine type on which they began.
+        public: hours on a public phase, as recorded, of all of them; empty where they are not recorded.
         lender: those seen are others, which are taken to stand for these, of which none has started: those of the group
             of this name, which has counted them, or of nobody in particular where it is empty. None: they are its own.
     """
@@ -56,6 +57,7 @@ class Group:
     cpus_used: Mapping[str, Floats] = field(default_factory=dict)
     speeds: Mapping[tuple[str, str], Speed] = field(default_factory=dict)
     moved: frozenset[str] = frozenset()
+    public: Mapping[str, float] = field(default_factory=dict)
     lender: str | None = None
 
     @property

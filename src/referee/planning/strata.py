@@ -10,7 +10,7 @@ import numpy as np
 
 from referee.challenge import SPOT
 from referee.planning.catalogue import Catalogue
-from referee.planning.forecast import Stratum
+from referee.planning.forecast import Public, Stratum
 from referee.planning.groups import LEAST_FOR_SPEED, Group, hours_on, ratio
 from referee.planning.runtime import Runtimes, product_limit
 
@@ -110,4 +110,17 @@ def _stratum(
         # The hours are those on this type already; what is not known is the factor between them.
         0.0 if known else of_speed.error / of_speed.factor,
         borrowed=seen is None,
+        public=_public(group, pool, size),
     )
+
+
+def _public(group: Group, pool: str, size: int) -> Public | None:
+    """Public runtimes, where all are recorded and all have run, or will run, on one machine type."""
+    names = group.who.get(pool, ())
+    whole = len(group.seen) == 1 and pool in group.seen and size == group.size == len(group.public)
+    if not whole or len(names) != group.seen[pool].hours.size or not set(names) <= set(group.public):
+        return None
+    waiting = [hours for name, hours in group.public.items() if name not in set(names)]
+    everybody = float(np.mean(list(group.public.values())))
+    seen = np.array([group.public[name] for name in names])
+    return Public(seen, everybody, float(np.mean(waiting)) if waiting else everybody)

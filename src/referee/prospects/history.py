@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from referee.challenge import Challenge
@@ -31,6 +31,7 @@ class History:
         aside: attempts of probes: no result comes of them, but they are paid for.
         smoked_first: whether a pilot had every submission make its smoke run. Then these stand aside, too: who has
             passed one waits like anybody, and who failed in it is no part of what the full runs show.
+        public: by evaluation, the recorded hours of its submission on a public phase.
     """
 
     evaluations: tuple[queries.EvaluationRow, ...]
@@ -38,6 +39,7 @@ class History:
     kinds: Mapping[str, str]
     aside: tuple[queries.AttemptRow, ...] = ()
     smoked_first: bool = False
+    public: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def full(self) -> tuple[queries.AttemptRow, ...]:
@@ -84,7 +86,12 @@ def history(challenge: Challenge, ledger: Ledger, phase: str) -> History:
     aside = tuple(row for row in probe_attempts(ledger, phase) if row.submitted_at is not None)
     pilot = drawn(ledger, phase)
     kinds = {row.evaluation: row.submission_kind for row in rows}
-    return History(rows, attempts, kinds, aside, smoked_first=pilot is not None and pilot.smoke_all)
+    recorded = {row.submission: row.public_runtime_seconds for row in queries.submissions(ledger)}
+    public = {
+        row.evaluation: seconds / 3600 for row in rows if (seconds := recorded.get(row.submission)) is not None
+    }
+    smoked_first = pilot is not None and pilot.smoke_all
+    return History(rows, attempts, kinds, aside, smoked_first=smoked_first, public=public)
 
 
 def groups(
@@ -101,6 +108,8 @@ def groups(
         _limits(challenge, past, catalogue),
         probed,
     )
+    waits = {name: hours for name, hours in past.public.items() if name not in out}
+    found = [replace(each, public={n: h for n, h in waits.items() if past.kinds[n] == each.name}) for each in found]
     if not classes:
         return found
     measured = measured_of(past.attempts, catalogue.offers, challenge.limits.cpus)
