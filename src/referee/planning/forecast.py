@@ -27,7 +27,7 @@ _FEW = 400
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """Recorded public runtimes of a stratum: of those seen, in their order, and the means of all and of those waiting."""
+    """Recorded public runtimes of a stratum: of those seen, in their order; the means of all and of those that wait."""
 
     seen: Floats
     mean: float

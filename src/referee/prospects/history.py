@@ -87,9 +87,7 @@ def history(challenge: Challenge, ledger: Ledger, phase: str) -> History:
     pilot = drawn(ledger, phase)
     kinds = {row.evaluation: row.submission_kind for row in rows}
     recorded = {row.submission: row.public_runtime_seconds for row in queries.submissions(ledger)}
-    public = {
-        row.evaluation: seconds / 3600 for row in rows if (seconds := recorded.get(row.submission)) is not None
-    }
+    public = {row.evaluation: seconds / 3600 for row in rows if (seconds := recorded.get(row.submission)) is not None}
     smoked_first = pilot is not None and pilot.smoke_all
     return History(rows, attempts, kinds, aside, smoked_first=smoked_first, public=public)
 
