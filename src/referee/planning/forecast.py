@@ -228,7 +228,8 @@ def _with_public(stratum: Stratum, law: Law, mean: float, size: int, weight: flo
     if public is None or stratum.borrowed or stratum.speed != 1.0 or not seen.ended.all():
         return None
     part = with_public_runtimes(np.minimum(seen.hours, seen.limit_hours), public.seen, mean, size, weight)
-    if part.variance >= law.variance or part.mean <= 0:
+    # Where they do not help, the part is the sample's own, but for rounding.
+    if part.variance >= 0.999 * law.variance or part.mean <= 0:
         return None
     return replace(part, mean=part.mean + stratum.overhead_hours)
 
