@@ -181,6 +181,7 @@ def test_cancelling_ends_the_worker_in_order(bench: Bench) -> None:
     bench.wait_for(bench.ended(*jobs))
     assert result_of(bench, running).verdict is Verdict.INTERRUPTED
     assert bench.world.result(waiting) is None
+    assert bench.engine.observe(jobs)[2].node is None  # what began nowhere is charged to nobody
 
 
 def test_jobs_are_found_again_when_the_controller_is_lost(bench: Bench) -> None:

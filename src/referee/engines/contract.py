@@ -41,6 +41,7 @@ class Observation:
     """What the engine says of one job now.
 
     Attributes:
+        node: where its worker is, or was; None if it is not known, or nothing ever began.
         reason: the engine's own words, for the operator.
         lost_as: what the end of the job means if its worker left no result.
     """

@@ -46,6 +46,7 @@ _LOG_LIMIT_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class _Ended:
     reason: str
+    began: bool = True
 
 
 class LocalEngine:
@@ -144,7 +145,7 @@ class LocalEngine:
         holders = []
         for job in jobs:
             if self._waiting.pop(job.attempt, None) is not None:
-                self._ended[job.attempt] = _Ended("It was cancelled before it began.")
+                self._ended[job.attempt] = _Ended("It was cancelled before it began.", began=False)
             elif (holder := read_holder(self._node_folder, job.attempt)) is not None:
                 holders.append(holder)
         end_workers(holders, _GRACE_SECONDS)
@@ -184,8 +185,8 @@ class LocalEngine:
             return Observation(job, JobState.WAITING, self._node)
         if is_held(self._node_folder, attempt):
             return Observation(job, JobState.RUNNING, self._node)
-        if attempt in self._ended:
-            return Observation(job, JobState.ENDED, self._node, self._ended[attempt].reason)
+        if (ended := self._ended.get(attempt)) is not None:
+            return Observation(job, JobState.ENDED, self._node if ended.began else None, ended.reason)
         if attempt in self._started or self._objects.exists(claim_key(attempt)):
             return Observation(job, JobState.ENDED, self._node, "Its worker has ended.")
         return Observation(job, JobState.UNKNOWN, None, "No worker of it was ever seen on this machine.")
