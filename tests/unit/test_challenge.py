@@ -52,6 +52,8 @@ WRONG = [
     ("[contract]\ndata = '/proc/x'", "contract.data: '/proc/x' lies under a folder that belongs to the sandbox"),
     ("[contract]\ndata = '../x'", "contract.data: '../x' is not a plain absolute path"),
     ("[contract]\npredictions = 'a/b'", "contract.predictions: 'a/b' is not a plain file name"),
+    ("[contract]\noutput = '/data/out'", "contract: output: /data/out lies in /data, which has another purpose"),
+    ("[contract]\ndata = '/tmp/data'", "contract: data: /tmp/data lies in /tmp, which has another purpose"),
     ("[metric]\nepsilon = 0.7", "metric.epsilon: input should be less than 0.5"),
     ("[machines.m]\ncpus = 4\nmemory = '8GiB'\nprice = 0.5", "machines.m.price: 0.5 is not an amount of money"),
     ("[machines.m]\nmemory = '8GiB'", "machines.m.cpus: this key is required"),

@@ -27,6 +27,8 @@ def _file_name(name: str) -> str:
     return name
 
 
+SCRATCH = "/tmp"  # noqa: S108 - a path inside the container, not of the host
+
 ContainerPath = Annotated[str, AfterValidator(_container_path)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 
@@ -55,6 +57,15 @@ class Contract(Frozen):
     user: Literal["unprivileged", "image"] = "unprivileged"
     tmp_exec: bool = False
     environment: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Contract:
+        folders = {"data": self.data, "output": self.output}
+        for key, path in folders.items():
+            for other in (*(each for name, each in folders.items() if name != key), SCRATCH):
+                if PurePosixPath(path).is_relative_to(other):
+                    raise ValueError(f"{key}: {path} lies in {other}, which has another purpose in the sandbox")
+        return self
 
     @model_validator(mode="before")
     @classmethod

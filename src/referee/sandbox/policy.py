@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
 from referee.challenge import Contract, Limits
@@ -22,9 +21,6 @@ FLOOD_FACTOR = 64
 # An inode of tmpfs costs the run about a kibibyte of its memory; honest caches hold larger files than this.
 _BYTES_PER_INODE = 2048
 _LEAST_INODES = 4096
-
-SCRATCH = "/tmp"  # noqa: S108 - a path inside the container, not of the host
-_RESERVED = (SCRATCH, "/dev", "/proc", "/sys", "/etc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +86,9 @@ def sandbox_policy(
     """The policy of a contract and its limits on a machine whose wall time is scaled by `wall_time_scale`.
 
     Raises:
-        ConfigurationError: if the contract's paths lie inside each other or inside the sandbox's own folders, or the
-            level is unknown.
+        ConfigurationError: if the level is unknown.
     """
     known = known_level(level)
-    _check_paths(contract)
     return SandboxPolicy(
         level=known,
         data=contract.data,
@@ -119,15 +113,3 @@ def sandbox_policy(
         gpus=gpus,
         gpu_sharing=limits.gpu_sharing,
     )
-
-
-def _check_paths(contract: Contract) -> None:
-    paths = {"contract.data": contract.data, "contract.output": contract.output}
-    for key, path in paths.items():
-        others = [other for name, other in paths.items() if name != key] + list(_RESERVED)
-        for other in others:
-            if PurePosixPath(path).is_relative_to(other):
-                raise ConfigurationError(
-                    f"{key}: {path} lies in {other}, which has another purpose in the sandbox.",
-                    hint="Give the data and the output two folders of their own, such as /data and /output.",
-                )

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from referee.challenge.contract import SCRATCH
 from referee.images.model import ImageConfig
 from referee.sandbox import kernel
 from referee.sandbox.cdi import NO_EDITS, Edits
 from referee.sandbox.identities import SIZE
-from referee.sandbox.policy import SCRATCH, UNPRIVILEGED, SandboxPolicy
+from referee.sandbox.policy import UNPRIVILEGED, SandboxPolicy
 from referee.sandbox.program import HEAD_BYTES, why_not_executable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

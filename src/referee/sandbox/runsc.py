@@ -16,8 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from referee.challenge.contract import SCRATCH
 from referee.errors import UnsafeHostError
-from referee.sandbox.policy import SCRATCH, SandboxPolicy
+from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.runtime import PID_FILE, RUNTIME_LOG, End, Overhead, process_end
 
 PLATFORM = "ptrace"

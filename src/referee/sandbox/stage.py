@@ -19,12 +19,13 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from referee.challenge.contract import SCRATCH
 from referee.errors import HostError, UnsafeHostError
 from referee.images.model import UnpackedImage
 from referee.sandbox import kernel, mounts
 from referee.sandbox.cdi import NO_EDITS, DeviceNode, Edits
 from referee.sandbox.identities import SIZE, IdRange, user_namespace
-from referee.sandbox.policy import SCRATCH, SandboxPolicy
+from referee.sandbox.policy import SandboxPolicy
 from referee.sandbox.rootfs import (
     ImageView,
     Process,
