@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaign_world import Stage, ok
 
 from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
+from referee.engines.contract import Job
 from referee.engines.memory import Faults, Play
-from referee.errors import ObjectStoreError
+from referee.errors import HostError, ObjectStoreError
 from referee.ledger import Ledger, NodeQuarantined, SeriesStarted, SubmissionRuled, queries
 from referee.orders import Orders, Purse
 from referee.prospects.drawing import candidates
@@ -178,3 +181,44 @@ def test_no_pilot_is_drawn_from_whom_a_ruling_took_off_before_anything_was_reque
     with Ledger.open(stage.path) as ledger:
         ledger.append([SubmissionRuled(submission="s-001", ruling=Ruling.WITHDRAW, reason="Its team asked.")])
         assert candidates(stage.challenge, ledger, "test", machines)["cpu"].keys() == {"s-000.test", "s-002.test"}
+
+
+def test_an_engine_that_answers_neither_a_submission_nor_where_it_went_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, count=2)
+    engine = stage.engine(slots=2)
+    silent = iter([True, True, False])  # the submission, the question what became of it, and the next question
+    submit, adopt = engine.submit, engine.adopt
+
+    def answered(call: Callable[[Any], list[Job]]) -> Callable[[Any], list[Job]]:
+        def asked(about: Any) -> list[Job]:
+            if next(silent, False):
+                raise HostError("The engine does not answer.", hint="Is the network there?")
+            return call(about)
+
+        return asked
+
+    monkeypatch.setattr(engine, "submit", answered(submit))
+    monkeypatch.setattr(engine, "adopt", answered(adopt))
+    campaign = stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 2}
+    assert not campaign.stopped_because
+
+
+def test_an_engine_that_never_answers_stops_the_dispatch_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, count=2)
+    engine = stage.engine(slots=2)
+    stage.run(engine, steps=1)
+
+    def silent(_about: object) -> list[Job]:
+        raise HostError("The engine does not answer.", hint="Is the network there?")
+
+    monkeypatch.setattr(engine, "adopt", silent)
+    campaign = stage.run(engine, steps=20)
+    assert "does not answer" in campaign.stopped_because
+    monkeypatch.undo()
+    stage.run(engine)
+    assert stage.verdicts() == {Verdict.OK: 2}

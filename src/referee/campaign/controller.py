@@ -174,7 +174,11 @@ class Campaign:
         unknown = [name for name in rows if name not in self._jobs]
         if not unknown:
             return
-        adopted = self._engine.adopt(unknown)
+        try:
+            adopted = self._engine.adopt(unknown)
+        except HostError as error:
+            self._count_refusal(error)
+            return
         self._note_submitted([job for job in adopted if rows[job.attempt].handle is None])
         self._jobs |= {job.attempt: job for job in adopted}
         left = [rows[name] for name in unknown if name not in self._jobs]
@@ -424,13 +428,16 @@ class Campaign:
             jobs = self._engine.submit(specs)
         except HostError as error:
             # The reply may be lost and the jobs may run: the next pass asks the engine which of them it has.
-            self._refusals += 1
-            if self._refusals >= _MOST_REFUSALS:
-                self.stopped_because = f"The engine {self._engine.name} refused {self._refusals} times. {error}"
+            self._count_refusal(error)
             return
         self._refusals = 0
         self._note_submitted(jobs)
         self._jobs |= {job.attempt: job for job in jobs}
+
+    def _count_refusal(self, error: HostError) -> None:
+        self._refusals += 1
+        if self._refusals >= _MOST_REFUSALS:
+            self.stopped_because = f"The engine {self._engine.name} refused {self._refusals} times. {error}"
 
     def _note_submitted(self, jobs: Sequence[Job]) -> None:
         if jobs:
