@@ -145,6 +145,32 @@ def test_an_analysis_holds_all_parts_and_survives_json(tmp_path: Path) -> None:
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
+@pytest.mark.parametrize(
+    ("teams", "pair"),
+    [
+        (None, ("s-0", "s-1")),
+        (Reduction.BEST, ("s-0", "s-2")),
+        (Reduction.LAST, ("s-1", "s-2")),
+        (Reduction.MEAN, None),
+    ],
+)
+def test_a_prize_lies_between_two_entries_and_never_between_two_finals_of_one(
+    teams: Reduction | None, pair: tuple[str, str] | None
+) -> None:
+    evaluations = [f"s-{place}.private_test" for place in range(6)]
+    known = order(teams=teams)
+    owners = {"s-0.private_test": ("t-0", 0), "s-1.private_test": ("t-0", 1)}
+    results = {
+        name: fact.model_copy(update=dict(zip(("team", "final"), owners.get(name, (fact.team, 0)), strict=True)))
+        for name, fact in known.results.items()
+    }
+    known = known.model_copy(update={"results": results})
+    found = analyse(known, LOG_LOSS, NAMES, LABELS, evaluations, PREDICTIONS)
+    scores = LOG_LOSS.score(LABELS, PREDICTIONS)
+    assert list(np.argsort(scores)[:3]) == [0, 1, 2]
+    assert [(one.winner, one.runner_up) for one in found.boundaries] == ([] if pair is None else [pair])
+
+
 def test_an_empty_board_has_an_analysis() -> None:
     assert analyse(order(), LOG_LOSS, NAMES, LABELS, [], np.empty((0, 200))).standings is None
 

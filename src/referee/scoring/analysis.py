@@ -73,7 +73,8 @@ class Analysis(Frozen):
 
     Attributes:
         standings: None if nobody has a score.
-        boundaries: of the declared prize places; empty where the metric is no mean over items.
+        boundaries: of the declared prize places, between the finals that the entries' ranks rest on; empty where the
+            metric is no mean over items, or the mean of a team's finals counts.
         groups: for each metadata column and value.
         look_alikes: pairs across teams.
         reliability: of the ten best submissions.
@@ -189,11 +190,13 @@ def analyse(
     kept = [facts[place] for place in defined]
     board = predictions[defined]
     best = sorted(range(len(kept)), key=lambda p: (scores[defined[p]] * (-1 if metric.greater_is_better else 1), p))
+    entries = _entries(kept, order.choice.teams)
+    standing = _standing_rows(entries, order.choice.teams, best)
     return Analysis(
-        standings=standings(
-            metric, labels, board, _entries(kept, order.choice.teams), order.choice, _clusters(order.choice, columns)
+        standings=standings(metric, labels, board, entries, order.choice, _clusters(order.choice, columns)),
+        boundaries=_boundaries(
+            order.choice, metric, names, labels, board[standing], [kept[place] for place in standing]
         ),
-        boundaries=_boundaries(order.choice, metric, names, labels, board, kept),
         groups=_groups(metric, columns, labels, board, kept),
         look_alikes=tuple(
             LookAlike(one=p.one, other=p.other, likeness=p.likeness, correlation=p.correlation)
@@ -222,6 +225,19 @@ def _entries(facts: Sequence[SuspectFacts], teams: Reduction | None) -> list[Ent
     for row in sorted(range(len(facts)), key=lambda row: (facts[row].final, facts[row].submission)):
         finals.setdefault(facts[row].team, []).append(row)
     return [Entry(team, tuple(rows)) for team, rows in sorted(finals.items())]
+
+
+def _standing_rows(entries: Sequence[Entry], teams: Reduction | None, best: Sequence[int]) -> list[int]:
+    """The row that each entry's rank rests on: a prize lies between two entries, never between two finals of one.
+
+    Empty for teams whose mean counts, which no single prediction file gives.
+    """
+    if teams is Reduction.MEAN:
+        return []
+    if teams is not Reduction.BEST:
+        return sorted(entry.rows[-1] for entry in entries)
+    place = {row: number for number, row in enumerate(best)}
+    return sorted(min(entry.rows, key=place.__getitem__) for entry in entries)
 
 
 def _clusters(choice: UncertaintyChoice, columns: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
