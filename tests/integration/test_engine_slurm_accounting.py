@@ -64,6 +64,39 @@ def test_what_an_account_does_not_allow_is_said_at_once(cluster: Cluster, place:
     assert "nvalid account" in bad.seen
 
 
+def test_a_node_that_went_wrong_is_drained_for_an_administrator_of_slurm_and_told_of_to_others(
+    cluster: Cluster, place: tuple[World, Make]
+) -> None:
+    _, make = place
+    bad, other = cluster.nodes
+
+    def state(node: str) -> str:
+        return cluster.command("sinfo", "-h", "-n", node, "-p", "main", "-o", "%T %E").strip()
+
+    for settings, why in (({}, "`engine.slurm.drain` is not set"), ({"drain": True}, "Invalid user id")):
+        engine = make(account="judges", **settings)
+        engine.quarantine([bad, "elsewhere"])
+        [trouble] = engine.troubles()
+        assert why in trouble
+        assert f"scontrol update nodename={bad} state=drain" in trouble
+        assert state(bad).startswith("idle")
+    cluster.command("sacctmgr", "-i", "modify", "user", USER, "set", "adminlevel=admin", as_root=True)
+    engine = make(account="judges", drain=True)
+
+    def drained() -> bool:
+        engine._undrained.clear()
+        engine.quarantine([bad])
+        return not engine.troubles()
+
+    try:
+        assert eventually(drained, 30.0), engine.troubles()  # slurmctld hears of new rights after a moment
+        assert state(bad) == "drained referee: two host faults in a row"
+        assert state(other).startswith("idle")
+    finally:
+        cluster.command("scontrol", "update", f"nodename={bad}", "state=drain", "reason=test", as_root=True)
+        cluster.command("scontrol", "update", f"nodename={bad}", "state=resume", as_root=True)
+
+
 def test_jobs_run_with_slurmdbd_and_go_on_when_it_is_gone(cluster: Cluster, place: tuple[World, Make]) -> None:
     world, make = place
     engine, image = make(account="judges", slots=50), world.image(GOOD)

@@ -105,6 +105,29 @@ def test_the_only_node_is_quarantined_and_the_campaign_says_so(tmp_path: Path) -
     assert len(stage.attempts()) <= 4
 
 
+class _Draining(MemoryEngine):
+    """It can keep others' work from a node, too."""
+
+    drained: tuple[str, ...] = ()
+
+    def quarantine(self, nodes: Sequence[str]) -> None:
+        self.drained += tuple(nodes)
+
+
+def test_an_engine_that_can_is_told_of_quarantined_nodes_once_and_again_by_the_next_controller(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=10)
+    for _ in range(2):
+        machines = {"local": MachineType(cpus=64, memory=2**40, reference=True)}
+        engine = _Draining(
+            stage.objects,
+            lambda spec, chance: Play(verdict=Verdict.SANDBOX_FAILED),
+            machines=machines,
+            nodes={"local": ["n1"]},
+        )
+        stage.run(engine)
+        assert engine.drained == ("n1",)
+
+
 def cancelled(campaign: Campaign, engine: MemoryEngine) -> Campaign:
     """Begun, cancelled after its first pass, and followed until nothing runs."""
     campaign.begin()

@@ -13,7 +13,7 @@ from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
 from referee.challenge import Challenge, MachineType
-from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote, Standing
+from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Quarantining, Remote, Standing
 from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
@@ -299,7 +299,11 @@ class Campaign:
         sick = sorted(node for node, state in health.items() if state.quarantine and node not in known)
         for node in sick:
             self._lease.append([NodeQuarantined(node=node, reason=_QUARANTINE)])
-        quarantined = self._quarantined = known | set(sick)
+        quarantined = known | set(sick)
+        fresh = sorted(quarantined - self._quarantined)
+        if fresh and isinstance(self._engine, Quarantining):
+            self._engine.quarantine(fresh)
+        self._quarantined = quarantined
         self._closed = self._without_nodes()
         stopped = queries.dispatch_stopped(self._ledger)
         if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:

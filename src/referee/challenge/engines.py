@@ -46,6 +46,7 @@ class SlurmChoice(Frozen):
         max_wait: after this, a job that has not started is given up.
         poll: between two questions to Slurm, while something changes.
         silence: after this, an unanswered controller gives up; its jobs go on.
+        drain: have Slurm drain nodes with two host faults in a row; only administrators of Slurm may.
     """
 
     shared: Annotated[Path, AfterValidator(_absolute)]
@@ -60,6 +61,7 @@ class SlurmChoice(Frozen):
     max_wait: Duration = timedelta(days=1)
     poll: Duration = timedelta(seconds=10)
     silence: Duration = timedelta(minutes=15)
+    drain: bool = False
 
 
 class AwsChoice(Frozen):

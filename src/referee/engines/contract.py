@@ -121,6 +121,15 @@ class Remote(Protocol):
 
 
 @runtime_checkable
+class Quarantining(Protocol):
+    """An engine that can keep others' work, too, away from nodes that went wrong."""
+
+    def quarantine(self, nodes: Sequence[str]) -> None:
+        """The campaign starts nothing more on these nodes; may be repeated."""
+        ...
+
+
+@runtime_checkable
 class Standing(Protocol):
     """An engine whose machines are there whether or not it has work, so that it can tell which are of which type."""
 

@@ -66,6 +66,7 @@ class SlurmEngine:
         self.commands = commands or SlurmCommands()
         self._logs = JobLogs(objects.folder / "slurm")
         self._shortages = Shortages()
+        self._undrained: dict[str, str] = {}
         self._queue = SlurmQueue(self.commands, objects, self.name, choice.poll, choice.silence, self._give_up)
         found = self._queue.asked(self.commands.configuration)
         self._slots = min(slots or DEFAULT_SLOTS, int(found.get("MaxArraySize", "1001")) - 1)
@@ -105,9 +106,31 @@ class SlurmEngine:
             if entry.is_open and entry.child.is_waiting and (mend := HINDERED.get(entry.child.word)):
                 counts[f"{entry.child.reason}. {mend}"] += 1
         found = [f"{count} jobs wait: {words}" for words, count in counts.items()] + self._shortages.troubles()
+        if self._undrained:
+            nodes, said = ",".join(self._undrained), "; ".join(dict.fromkeys(self._undrained.values()))
+            found.append(
+                f"Two host faults in a row: nothing of this campaign goes to {nodes}. Others' jobs still do: {said} "
+                f"To drain: scontrol update nodename={nodes} state=drain reason=referee"
+            )
         if (silent := self._queue.silent_seconds) is not None:
             found.append(f"Slurm has not answered for {format_duration(silent)}. Running jobs go on without it.")
         return found
+
+    def quarantine(self, nodes: Sequence[str]) -> None:
+        """Have Slurm drain nodes that went wrong, where the challenge asks for it and Slurm lets this user.
+
+        The campaign's own jobs are kept away by `--exclude` in any case.
+        """
+        for node in sorted(set(nodes) & set(self.nodes())):
+            said = "`engine.slurm.drain` is not set."
+            if self._choice.drain:
+                try:
+                    self.commands.drain(node, "referee: two host faults in a row")
+                except HostError as error:
+                    said = error.message
+                else:
+                    continue
+            self._undrained[node] = said
 
     # Jobs
 

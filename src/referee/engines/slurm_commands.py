@@ -92,6 +92,14 @@ class SlurmCommands:
         for begin in range(0, len(handles), _CANCEL_AT_ONCE):
             self._run(["scancel", "--quiet", *handles[begin : begin + _CANCEL_AT_ONCE]], may_fail=True)
 
+    def drain(self, node: str, reason: str) -> None:
+        """Have Slurm place nothing more on the node, whoever's it is; it takes an administrator of Slurm.
+
+        Raises:
+            SlurmRefusedError: if this user may not.
+        """
+        self._run(["scontrol", "update", f"nodename={node}", "state=drain", f"reason={reason}"])
+
     def nodes(self, partitions: Sequence[str]) -> list[dict[str, str]]:
         """The nodes of the partitions, or of the default one: name, CPUs, MiB of memory, GRES, state."""
         names = ("node", "cpus", "memory", "gres", "state", "partition")
