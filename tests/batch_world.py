@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,8 +21,11 @@ from unittest.mock import patch
 import boto3
 
 from batch_stand_in import REGION, BatchStandIn, Host, Kind, serving
-from referee.challenge import MachineType
+from cloud_in_moto import for_moto
+from referee.challenge import MachineType, load_challenge
 from referee.cloud.alarms import TOLD
+from referee.cloud.stack import Account
+from referee.cloud.template import template
 from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_calls import BatchCalls
 from referee.engines.aws_batch_events import HIDDEN_SECONDS
@@ -83,6 +87,31 @@ class BatchWorld:
     def hosts(self) -> list[Path]:
         """The disks of all machines that there ever were."""
         return [host.folder for host in self.batch.hosts]
+
+
+def deploy(folder: Path, batch: BatchStandIn, url: str, on_step: Callable[[str], None] = lambda _: None) -> None:
+    """The stack of a challenge, as far as moto makes it; its bucket goes into the challenge, its jobs to the stand-in.
+
+    Args:
+        folder: the challenge's.
+        batch: the service, which tells the stack's queue from now on.
+        url: where it is served.
+        on_step: told what goes on.
+    """
+    challenge = load_challenge(folder)
+    assert challenge.engine.aws is not None
+    account = Account(challenge.engine.aws, {"Delay": 1, "MaxAttempts": 60})
+    stack, changed = for_moto(template(challenge))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        account.deploy(stack, {}, on_step=on_step)
+    on_step(f"moto made {len(stack['Resources'])} resources; not made, or in its own words: {'; '.join(changed)}")
+    outputs = account.state().outputs
+    definition = dict(DEFINITION, jobDefinitionName=f"{challenge.engine.aws.stack}-worker")
+    boto3.client("batch").register_job_definition(**definition)
+    batch.events = partial(tell, outputs["EventsQueueUrl"])
+    with (folder / "challenge.toml").open("a", encoding="utf-8") as file:
+        file.write(f'[objects]\nurl = "s3://{outputs["Bucket"]}"\nregion = "{REGION}"\nendpoint = "{url}"\n')
 
 
 def tell(events_url: str, events: list[dict[str, Any]]) -> None:

@@ -190,12 +190,13 @@ class Operator:
 
 
 @contextlib.contextmanager
-def operator(cluster: Cluster, challenge: Path, **settings: object) -> Iterator[Operator]:
+def operator(cluster: Cluster, challenge: Path, *, proven: bool = False, **settings: object) -> Iterator[Operator]:
     """An operator with a copy of the challenge in `challenge`, and wardens that serve him.
 
     Args:
         cluster: where attempts run.
         challenge: a challenge's folder; its `[engine]` is replaced.
+        proven: the nodes have proved their sandbox before.
         settings: further keys of `[engine.slurm]`.
     """
     home = cluster.folder / f"home-{secrets.token_hex(4)}"
@@ -217,5 +218,8 @@ def operator(cluster: Cluster, challenge: Path, **settings: object) -> Iterator[
     for path in (home, *home.rglob("*")):
         os.lchown(path, UID, UID)
     (home / "node").mkdir()
+    if proven:
+        (home / "node" / "cache" / str(UID)).mkdir(mode=0o700, parents=True)
+        shutil.copytree(proofs(), home / "node" / "cache" / str(UID) / "proofs")
     with running_warden(home / "node", home / "node" / "cache"):
         yield Operator(cluster, folder, shared, python)

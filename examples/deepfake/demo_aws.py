@@ -14,19 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import boto3
 from demo_slurm import DEMO, PHASE, REFEREE, ROOT, local_board, outcomes, step
 
 from batch_stand_in import REGION, BatchStandIn, Host, Kind, serving
-from batch_world import DEFINITION, tell
-from cloud_in_moto import for_moto
-from referee.challenge import load_challenge
-from referee.cloud.stack import Account
-from referee.cloud.template import template
+from batch_world import deploy
 
 STACK = "referee-demo"
 RECLAIMS = 2
@@ -61,24 +55,6 @@ def challenge_on_aws(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".referee", "*.bundle.tar", "*.html"))
     text = (source / "challenge.toml").read_text(encoding="utf-8").partition("[engine]")[0]
     (folder / "challenge.toml").write_text(text + ADDED, encoding="utf-8")
-
-
-def deploy(folder: Path, batch: BatchStandIn, url: str) -> None:
-    """The stack, as far as moto makes it; its bucket goes into the challenge, its job definition to the stand-in."""
-    challenge = load_challenge(folder)
-    assert challenge.engine.aws is not None
-    account = Account(challenge.engine.aws, {"Delay": 1, "MaxAttempts": 60})
-    stack, changed = for_moto(template(challenge))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        account.deploy(stack, {}, on_step=print)
-    print(f"moto made {len(stack['Resources'])} resources; not made, or in its own words: {'; '.join(changed)}")
-    outputs = account.state().outputs
-    definition = dict(DEFINITION, jobDefinitionName=f"{STACK}-worker")
-    boto3.client("batch").register_job_definition(**definition)
-    batch.events = lambda events: tell(outputs["EventsQueueUrl"], events)
-    with (folder / "challenge.toml").open("a", encoding="utf-8") as file:
-        file.write(f'[objects]\nurl = "s3://{outputs["Bucket"]}"\nregion = "{REGION}"\nendpoint = "{url}"\n')
 
 
 def take_machines_back(batch: BatchStandIn, run: subprocess.Popen[bytes]) -> list[Host]:
@@ -117,7 +93,7 @@ def main() -> None:
         with serving(batch) as url:
             os.environ.update(keys | {"AWS_ENDPOINT_URL": url})
             step("The stack of the template")
-            deploy(folder, batch, url)
+            deploy(folder, batch, url, print)
             step("Importing the submissions, into the bucket")
             referee(folder, "submissions", "import", "submissions.csv")
             step("The campaign, while spot machines are taken back")
