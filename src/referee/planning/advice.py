@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from referee.challenge import SPOT
 from referee.planning.drift import Drift
 from referee.planning.forecast import Forecast
 from referee.units import format_hours
@@ -21,6 +22,15 @@ class Advice:
     danger: Literal["deadline", "budget", "drift"]
     sentence: str
     proposal: str
+
+
+def _faster(machines: Mapping[str, int], more: Mapping[str, int]) -> str:
+    """What would make it end sooner: more machines, and none that are taken away."""
+    added = ", ".join(f"{number} {name}" for name, number in more.items() if number)
+    said = f"Add {added}." if added else "Move the deadline."
+    if any(name.endswith(SPOT) for name in machines):
+        said += " Run what waits on demand instead of on spot capacity: `referee plan` without --spot."
+    return said
 
 
 def advise(
@@ -54,9 +64,7 @@ def advise(
                 "deadline",
                 f"The deadline is met with a probability of {seen.probability_of_end_by(deadline_hours):.0%} only"
                 f" ({confidence:.0%} was asked for); it may end {format_hours(late - deadline_hours)} late.",
-                "Add " + ", ".join(f"{number} {name}" for name, number in more.items() if number) + "."
-                if any(more.values())
-                else "Move the deadline.",
+                _faster(machines, more),
             )
         )
     if budget_usd is not None and seen.probability_of_cost_within(budget_usd) < confidence:
