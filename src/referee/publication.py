@@ -28,7 +28,7 @@ from referee.ledger import (
 )
 from referee.ledger.queries import EvaluationRow
 from referee.phases import file_list_text, record_phase
-from referee.scoring.leaderboard import inert
+from referee.scoring.leaderboard import no_formula
 from referee.scoring.scorer import valid_results
 from referee.scoring.sealing import is_sealed, waiting
 from referee.workspace import Workspace, refuse_late_seal
@@ -197,7 +197,7 @@ def _manifest(returned: Sequence[Returned], *, named: bool) -> str:
         else:
             facts += [digest_of(one.data).removeprefix("sha256:"), len(one.data), "" if one.rows is None else one.rows]
         who = one.identity
-        names = ["", ""] if who is None else [inert(who.submission_name), inert(who.team_name)]
+        names = ["", ""] if who is None else [no_formula(who.submission_name), no_formula(who.team_name)]
         writer.writerow(facts + (names if named else []))
     return text.getvalue()
 

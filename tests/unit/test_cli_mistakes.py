@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import shutil
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from referee.challenge import MetricChoice
 from referee.cli import main, screen
 from referee.cli.participants import _scores
 from referee.errors import ConfigurationError
-from referee.ledger import Identity, SubmissionRefused
+from referee.ledger import Identity, SubmissionImported, SubmissionRefused
 from referee.predictions import Labels
 
 PHASE = "private_test"
@@ -33,6 +36,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "challenge")
+
+
+def named(number: int, name: str) -> tuple[SubmissionImported, Identity]:
+    who = Identity.new(f"s-{number:06}", f"t-{number}", name, name)
+    event = SubmissionImported(
+        submission=who.submission,
+        team=who.team,
+        submission_kind="cpu",
+        image=f"sha256:{number:064x}",
+        identity_commitment=who.commitment,
+    )
+    return event, who
 
 
 MISTAKES = [
@@ -114,6 +129,30 @@ def test_a_refused_submission_is_on_the_board_and_can_be_shown(
     assert "refused at import: it is too large" in capsys.readouterr().out
     assert main(["show", "s-00000a", "--json", "--challenge", str(folder)]) == 0
     assert json.loads(capsys.readouterr().out)["refused"] == "it is too large"
+
+
+def test_names_beyond_an_output_s_encoding_are_escaped(folder: Path) -> None:
+    event, who = named(50, "Ünïcode 日本")
+    with opened(folder)[1] as ledger:
+        ledger.append([event], identities=[who])
+
+    def printed(*words: str) -> bytes:
+        command = [Path(sys.executable).with_name("referee"), *words, "--unblind"]
+        environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True, env=environment).stdout
+
+    assert "Ünïcode 日本" in {row["name"] for row in json.loads(printed("submissions", "list", "--json"))}
+    assert b"\\u65e5" in printed("submissions", "list")
+
+
+def test_an_unblinded_board_names_every_team(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ruling", "disqualify", "s-000001", "--reason", "copied", "--challenge", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["leaderboard", "--unblind", "--challenge", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert {f"t-{number} (Team {number})" in shown for number in (0, 1)} == {True}
+    assert "s-000001 (entry 0)" in shown
+    assert "s-000009 (entry 3)" in shown.replace("\n", "")
 
 
 def test_show_tells_a_script_of_rulings_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

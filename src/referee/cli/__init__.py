@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from cyclopts import App
 
@@ -51,6 +52,9 @@ GROUP_OF = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Errors that a person can mend are printed without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what an older terminal's encoding has not
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in GROUP_OF:
         import_module(f"referee.cli.{GROUP_OF[words[0]]}")

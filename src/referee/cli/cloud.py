@@ -148,7 +148,7 @@ def run_smoke(
         ],
     )
     for each in found:
-        screen.say(f"\n{each.machine_type} {each.check}:\n{screen.inert(each.log)}")
+        screen.say(f"\n{each.machine_type} {each.check}:\n{each.log}")
     return 0 if good else CheckFailedError.exit_code
 
 

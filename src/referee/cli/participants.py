@@ -170,7 +170,7 @@ def _scores(challenge: Challenge, labels: Labels | None, predictions: bytes | No
 
 
 def _print_result(result: AttemptResult, log: bytes, scores: dict[str, float], challenge: Challenge) -> None:
-    screen.say(screen.inert(log.decode("utf-8", "backslashreplace")))
+    screen.say(log.decode("utf-8", "backslashreplace"))
     screen.say(f"Verdict: {result.verdict}. {MEANINGS[result.verdict].participant}")
     if result.detail:
         screen.say(f"Why: {result.detail}")

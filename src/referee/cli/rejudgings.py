@@ -320,7 +320,7 @@ def list_rejudgings(*, challenge: Folder = HERE, json: AsJson = False) -> None:
                 row.selection,
                 str(len(row.submissions)),
                 row.state,
-                screen.inert(row.reason),
+                row.reason,
             )
             for row in rows
         ],

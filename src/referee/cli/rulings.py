@@ -93,7 +93,7 @@ def list_rulings(*, challenge: Folder = HERE, json: AsJson = False) -> None:
                 row.team,
                 PAST[row.ruling],
                 "yes" if row.seq in off else "",
-                screen.inert(row.reason),
+                row.reason,
             )
             for row in rows
         ],

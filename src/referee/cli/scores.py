@@ -18,7 +18,7 @@ from referee.ledger import IdentitiesUnblinded, Ledger, queries
 from referee.reproductions import reproduction_phase, standing
 from referee.rulings import PAST
 from referee.scoring.analysis import Analysis
-from referee.scoring.leaderboard import Leaderboard, unblinded
+from referee.scoring.leaderboard import Leaderboard, Row, Ruled, Unscored, unblinded
 from referee.scoring.score import Scoring
 from referee.scoring.standings import Standings
 from referee.workspace import Workspace
@@ -298,7 +298,6 @@ def _named(ledger: Ledger, board: Leaderboard, command: str) -> Leaderboard:
 
 
 def _print_board(board: Leaderboard) -> None:
-    named = any(row.name for row in board.rows)
     columns = ["rank>", "submission", "team", f"{board.metric}>", *(f"{name}>" for name in board.secondary)]
     if board.public_phase:
         columns += [f"{board.public_phase}>", "rank there>"]
@@ -310,8 +309,7 @@ def _print_board(board: Leaderboard) -> None:
             line = None
         cells = [
             str(row.rank),
-            f"{row.submission} ({row.name})" if named else row.submission,
-            f"{row.team} ({row.team_name})" if named else row.team,
+            *_who(row),
             *("" if value is None else f"{value:.5f}" for value in (row.score, *row.secondary)),
         ]
         if board.public_phase:
@@ -325,10 +323,7 @@ def _print_board(board: Leaderboard) -> None:
         screen.say()
         screen.print_table(
             ["without a score", "team", "verdict", "blame", "reason"],
-            [
-                (f"{u.submission} ({u.name})" if u.name else u.submission, u.team, u.verdict or "", u.blame, u.reason)
-                for u in board.unscored
-            ],
+            [(*_who(left), left.verdict or "", left.blame, left.reason) for left in board.unscored],
         )
     if board.ruled:
         screen.say()
@@ -336,17 +331,23 @@ def _print_board(board: Leaderboard) -> None:
             ["taken off the board", "team", "ruling", f"{board.metric}>", "reason"],
             [
                 (
-                    f"{r.submission} ({r.name})" if r.name else r.submission,
-                    r.team,
-                    PAST[r.ruling],
-                    "" if r.score is None else f"{r.score:.5f}",
-                    screen.inert(r.reason),
+                    *_who(off),
+                    PAST[off.ruling],
+                    "" if off.score is None else f"{off.score:.5f}",
+                    off.reason,
                 )
-                for r in board.ruled
+                for off in board.ruled
             ],
         )
     if not board.complete:
         screen.say("This board is not complete: some evaluations have not ended or were not scored.")
+
+
+def _who(entry: Row | Unscored | Ruled) -> tuple[str, str]:
+    """Submission and team, with their names on an unblinded board."""
+    if entry.name is None:
+        return entry.submission, entry.team
+    return f"{entry.submission} ({entry.name})", f"{entry.team} ({entry.team_name})"
 
 
 def _reference_cells(score: float, width: int) -> tuple[str, ...]:

@@ -33,14 +33,22 @@ def print_json_line(value: Any) -> None:
 def print_document(text: str) -> None:
     """Print JSON as it is, but for characters that could steer a terminal or turn its text round: JSON's own escapes.
 
-    `json` leaves DEL, the control characters from U+0080 on, lone surrogates and marks of direction as they are.
+    `json` leaves DEL, the control characters from U+0080 on, lone surrogates and marks of direction as they are. Where
+    the output is not Unicode, what is beyond ASCII is escaped too.
     """
     lines = text.split("\n")
-    sys.stdout.write("\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in lines))
+    plain = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    whole = [line if line.isprintable() and (plain or line.isascii()) else None for line in lines]
+    sys.stdout.write(
+        "\n".join(
+            "".join(_escaped(c, plain=plain) for c in line) if kept is None else kept
+            for line, kept in zip(lines, whole, strict=True)
+        )
+    )
 
 
-def _escaped(character: str) -> str:
-    if character.isprintable():
+def _escaped(character: str, *, plain: bool) -> str:
+    if character.isprintable() and (plain or character.isascii()):
         return character
     code = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{code[place : place + 4]}" for place in range(0, len(code), 4))

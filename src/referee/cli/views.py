@@ -179,7 +179,7 @@ def show(submission: str, *, challenge: Folder = HERE, json: AsJson = False) -> 
     row = found[submission]
     screen.say(f"{row.submission} of team {row.team}, {row.kind}, image {row.image}")
     for ruling in rulings:
-        screen.say(f"{PAST[ruling.ruling].capitalize()} on {ruling.ruled_at:%Y-%m-%d}: {screen.inert(ruling.reason)}")
+        screen.say(f"{PAST[ruling.ruling].capitalize()} on {ruling.ruled_at:%Y-%m-%d}: {ruling.reason}")
     for evaluation in evaluations:
         screen.say()
         what = f"{evaluation.phase}, further run {evaluation.series}" if evaluation.series else evaluation.phase
@@ -245,7 +245,7 @@ def logs(attempt: str, *, challenge: Folder = HERE) -> None:
     if not rows:
         raise ConfigurationError(f"There is no attempt {attempt!r}.", hint="`referee show SUBMISSION` names them.")
     text = workspace.objects.get(f"results/{rows[-1].result_key}/log.txt").decode("utf-8", "backslashreplace")
-    screen.say(screen.inert(text))
+    screen.say(text)
 
 
 def measured_table(measured: Measurements, limits: Limits) -> None:

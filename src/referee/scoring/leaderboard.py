@@ -155,17 +155,17 @@ class Leaderboard:
         for row in self.rows:
             public = [_cell(row.public_rank), _cell(row.public_score)] if self.public_phase else []
             scores = [_cell(row.score), *(_cell(value) for value in row.secondary)]
-            names = [inert(row.name), inert(row.team_name)] if named else []
+            names = [no_formula(row.name), no_formula(row.team_name)] if named else []
             writer.writerow([row.rank, row.submission, row.team, *scores, *public, "ok", "none", *stands, "", *names])
         for left in self.unscored:
             empty = [""] * (len(header) - 3)
-            names = [inert(left.name), inert(left.team_name)] if named else []
-            facts = [left.verdict or "", left.blame, *stands, inert(left.reason)]
+            names = [no_formula(left.name), no_formula(left.team_name)] if named else []
+            facts = [left.verdict or "", left.blame, *stands, no_formula(left.reason)]
             writer.writerow(["", left.submission, left.team, *empty, *facts, *names])
         for off in self.ruled:
             empty = [""] * (len(header) - 1)
-            names = [inert(off.name), inert(off.team_name)] if named else []
-            writer.writerow(["", off.submission, off.team, *empty, PAST[off.ruling], inert(off.reason), *names])
+            names = [no_formula(off.name), no_formula(off.team_name)] if named else []
+            writer.writerow(["", off.submission, off.team, *empty, PAST[off.ruling], no_formula(off.reason), *names])
         return text.getvalue()
 
     def to_markdown(self, digits: int = 5) -> str:
@@ -378,9 +378,9 @@ def _rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def inert(name: str | None) -> str:
-    # Names are the participants' own (reasons may quote them), and a spreadsheet runs what starts like a formula.
-    return "" if name is None else f"'{name}" if name.startswith(_FORMULA_STARTS) else name
+def no_formula(text: str | None) -> str:
+    """A cell that a spreadsheet shows and does not run: names are the participants' own, and reasons may quote them."""
+    return "" if text is None else f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
