@@ -24,6 +24,7 @@ from referee.engines import aws_batch_child as child
 from referee.engines.aws_batch import AwsBatchEngine
 from referee.engines.aws_batch_calls import BatchCalls, UnansweredError
 from referee.engines.aws_batch_fleet import Fleet, fleet_of, registered_bytes
+from referee.engines.aws_batch_follow import Child
 from referee.engines.aws_batch_heartbeat import Heartbeat
 from referee.engines.aws_batch_machine import Machine
 from referee.engines.contract import Job as EngineJob
@@ -393,6 +394,22 @@ def test_what_no_machine_can_run_is_taken_back_with_reason_and_mend(bench: Bench
     assert trouble.endswith("Lower the challenge's limits, or correct the machine type's memory and the stack.")
     bench.go_on()
     assert {job.status for job in bench.batch.jobs.values()} == {"FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "lost_as"),
+    [
+        ("CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY", Verdict.INTERRUPTED),
+        ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT", Verdict.INTERRUPTED),
+        ("Host EC2 (instance i-0) terminated.", Verdict.NODE_LOST),
+        ("", Verdict.NODE_LOST),
+    ],
+)
+def test_what_batch_cancelled_while_no_controller_looked_is_no_lost_node(
+    bench: Bench, reason: str, lost_as: Verdict
+) -> None:
+    """The queue's own limits (`cloud.compute.STUCK`) end what waits in vain; it began nowhere."""
+    assert bench.engine._jams.lost_as(Child("ended", reason)) is lost_as
 
 
 def test_what_waits_too_long_is_taken_back_and_another_type_stands_in(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from referee.errors import HostError
 from referee.verdicts import Verdict
 
 _IMPOSSIBLE = ("MISCONFIGURATION", "ACTION_REQUIRED")  # how Batch begins a reason that waiting does not mend
+_IN_VAIN = (*_IMPOSSIBLE, "CAPACITY")  # or that its queue's own limits on waiting bear (`cloud.compute.STUCK`)
 _LOWER = "Lower the challenge's limits, or correct the machine type's memory and the stack."
 _ASK = "Ask AWS for a higher quota, allow another machine type or zone, or try again later."
 
@@ -52,7 +53,8 @@ class Jams:
 
         What was taken back began nowhere, and says nothing about the machines.
         """
-        return self._taken_back.get(id(child), Verdict.NODE_LOST)
+        by_batch = Verdict.INTERRUPTED if child.reason.startswith(_IN_VAIN) else Verdict.NODE_LOST
+        return self._taken_back.get(id(child), by_batch)
 
     def clear(self) -> None:
         """Take back what can never begin, or waits while nothing of its queue moves."""
