@@ -102,6 +102,9 @@ def test_danger_is_announced_with_a_proposal() -> None:
     assert advise(forecast_now, {}, drift=drift)[0].sentence.startswith("Evaluations take longer")
     calm = advise(forecast_now, {}, deadline_hours=1e6, budget_usd=1e9)
     assert calm == []
+    assert "on demand" not in late[0].proposal
+    (taken_away,) = advise(forecast_now, {"g4dn.xlarge (spot)": 60}, deadline_hours=forecast_now.end_hours.mid)
+    assert "on demand instead of on spot capacity" in taken_away.proposal
 
 
 def test_all_attempts_of_an_evaluation_are_paid_so_all_count() -> None:
