@@ -395,6 +395,23 @@ def test_where_a_job_ended_is_known(cluster: Cluster, fates: dict[str, Fate]) ->
     }  # fmt: skip
 
 
+def test_a_worker_ends_in_order_before_slurm_s_limit(cluster: Cluster, place: tuple[World, Make]) -> None:
+    world, make = place
+    engine, spec = make(), endless(world)
+    [job] = engine.submit([spec])
+    assert eventually(runs(world, engine, job))
+    # Less is left than the minute before the limit at which Slurm asks it to.
+    cluster.command("scontrol", "update", f"jobid={job.handle}", "EndTime=now+50seconds", as_root=True)
+    seen = end_of(engine, job, 90)
+    result = world.result(spec)
+    assert result is not None, seen
+    assert (result.verdict, result.detail) == (
+        Verdict.INTERRUPTED,
+        "The worker was told to stop while the container ran.",
+    )
+    assert "COMPLETED" in seen.reason
+
+
 def test_of_what_jobs_print_only_the_words_of_those_that_failed_are_kept(place: tuple[World, Make]) -> None:
     world, make = place
     assert world.objects.folder is not None
