@@ -222,3 +222,9 @@ def test_an_engine_that_never_answers_stops_the_dispatch_with_its_words(
     monkeypatch.undo()
     stage.run(engine)
     assert stage.verdicts() == {Verdict.OK: 2}
+
+
+def test_an_engine_without_any_node_is_said_to_have_none(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, count=1)
+    campaign = stage.run(stage.engine(nodes={"local": []}))
+    assert campaign.stopped_because == "The engine memory has no node now."

@@ -309,8 +309,10 @@ class Campaign:
         if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:
             stopped = spread
             self._lease.append([DispatchStopped(reason=spread)])
-        healthy = [node for node in self._engine.nodes() if node not in quarantined]
-        if not healthy:
+        nodes = self._engine.nodes()
+        if not nodes:
+            stopped = stopped or f"The engine {self._engine.name} has no node now."
+        elif quarantined.issuperset(nodes):
             stopped = stopped or f"{', '.join(sorted(quarantined))}: {_QUARANTINE}"
         self.stopped_because = stopped or ""
 
