@@ -391,6 +391,7 @@ def test_what_no_machine_can_run_is_taken_back_with_reason_and_mend(bench: Bench
     assert "JOB_RESOURCE_REQUIREMENT" in seen[0].reason
     assert bench.engine.capacity().free == {"c5.large": 0}
     [trouble] = bench.engine.troubles()
+    assert ".." not in trouble
     assert trouble.endswith("Lower the challenge's limits, or correct the machine type's memory and the stack.")
     bench.go_on()
     assert {job.status for job in bench.batch.jobs.values()} == {"FAILED"}

@@ -67,6 +67,17 @@ def test_hours_are_those_of_the_bill_and_what_runs_is_counted_with_its_age(tmp_p
     assert sorted(seen.hours[~seen.ended]) == pytest.approx(ages, abs=1e-6)
 
 
+def test_what_no_machine_could_run_says_nothing_of_how_long_the_others_take(tmp_path: Path) -> None:
+    none = frozenset(f"s-{number:03d}" for number in range(8))
+    season = Season(tmp_path, lengths(12), failing=none, failing_as=Verdict.UNROUTABLE)
+    season.run()
+    with season.ledger() as ledger:
+        past = history(season.stage.challenge, ledger, "test")
+    assert {row.submission for row in past.evaluations} == {f"s-{number:03d}" for number in range(8, 12)}
+    assert {row.evaluation for row in past.attempts} == {row.evaluation for row in past.evaluations}
+    assert past.finished
+
+
 def test_copies_of_an_equal_image_take_no_hours(tmp_path: Path) -> None:
     season = Season(tmp_path, lengths(5))
     season.stage.challenge = season.stage.challenge.model_copy(update={"duplicates": "run_once"})

@@ -79,7 +79,7 @@ class Jams:
         else:
             what = f"No machine of type {name} was to be had for {self._patience.longest_wait / 60:.0f} minutes."
             mend = _ASK
-        trouble = f"{what} AWS says: {said or 'nothing'}. {mend}"
+        trouble = f"{what} AWS says: {(said or 'nothing').rstrip('.')}. {mend}"
         self.shortages.note(name, trouble, math.inf if impossible else self._patience.blocked)
         try:
             self._calls.terminate(array.id, f"Taken back by Referee: {what}")

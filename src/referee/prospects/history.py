@@ -76,7 +76,8 @@ def history(challenge: Challenge, ledger: Ledger, phase: str) -> History:
     if challenge.duplicates == "run_once":
         first = originals(rows)
         rows = tuple(row for row in rows if first[row.evaluation] == row.evaluation)
-    rows = tuple(row for row in rows if row.verdict is None or row.attempts > 0)
+    # What no machine could run, though it was tried, took no time: counted as ended, it makes the others look short.
+    rows = tuple(row for row in rows if row.verdict is None or (row.attempts and row.verdict is not Verdict.UNROUTABLE))
     names = {row.evaluation for row in rows}
     attempts = tuple(
         row
