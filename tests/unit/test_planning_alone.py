@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaign_world import Stage
+from prospects_world import MACHINES, Season, lengths
 
+from referee.orders import Orders
 from referee.planning.catalogue import Catalogue
 from referee.planning.groups import Group, spent_usd
 from referee.planning.plan import Plan
@@ -16,6 +18,9 @@ from referee.planning.rehearsal import rehearse
 from referee.planning.runtime import Runtimes
 from referee.planning.spot import LossRate
 from referee.prospects import fleet
+from referee.prospects.hindsight import hindsight
+from referee.prospects.outlook import outlook
+from referee.prospects.watch import forecast_made
 
 TEXT = """[engine]
 name = "aws-batch"
@@ -76,3 +81,22 @@ def test_without_a_boot_time_it_says_that_none_is_counted(tmp_path: Path) -> Non
     alone = offers(tmp_path / "alone", alone=True, boot="")
     warnings = make_plan("c", "p", [piloted()], alone, Wishes()).warnings
     assert any("say no `boot`" in warning for warning in warnings)
+
+
+def test_forecast_and_outcome_count_the_same_boots(tmp_path: Path) -> None:
+    alone = '[engine]\nname = "aws-batch"\n[engine.aws]\nstack = "referee"\nalone = true'
+    text = MACHINES.replace('[engine]\nname = "memory"', alone) + 'boot = "6m"\n'
+    season = Season(tmp_path, lengths(40), text)
+    season.run(Orders(only=frozenset(f"s-{number:03d}.test" for number in range(20))))
+    with season.ledger() as ledger:
+        seen = outlook(season.stage.challenge, ledger, "test", season.now)
+        assert seen is not None
+        ledger.append([forecast_made(seen, "pilot")])
+    season.run()
+    with season.ledger() as ledger:
+        found = hindsight(season.stage.challenge, ledger, "test", season.now)
+    assert found is not None
+    assert found.outcome is not None
+    ran = sum(season.seconds.values()) / 3600
+    assert found.outcome.hours == pytest.approx(ran + 40 * BOOT_HOURS, rel=0.01)
+    assert seen.forecast.hours.low < found.outcome.hours < seen.forecast.hours.high

@@ -98,7 +98,12 @@ def hindsight(challenge: Challenge, ledger: Ledger, phase: str, now: datetime) -
     ended = tuple(sorted(row.ended_at for row in past.evaluations if row.ended_at is not None))
     outcome = None
     if past.finished:
-        hours = [(row, seconds_taken(row, now) / 3600) for row in (*past.attempts, *past.aside)]
+        # Forecasts count a boot for each that has a machine to itself; what came is told alike.
+        boots = {name: offer.boot_of_each_hours for name, offer in catalogue.offers.items()}
+        hours = [
+            (row, seconds_taken(row, now) / 3600 + boots.get(row.machine_type, 0.0))
+            for row in (*past.attempts, *past.aside)
+        ]
         usd = dollars(sum(taken * prices.get(row.machine_type, 0.0) for row, taken in hours))
         outcome = Outcome(sum(taken for _, taken in hours), usd, ended[-1])
     warnings = [
