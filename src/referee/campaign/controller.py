@@ -7,35 +7,34 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 
 from referee.attempts import AttemptSpec
+from referee.campaign.copies import copied, run_instead
+from referee.campaign.guard import Guard
 from referee.campaign.intents import intended, specified, store_specs, stored_spec
 from referee.campaign.markets import open_markets
 from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
 from referee.challenge import Challenge, MachineType
-from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Quarantining, Remote, Standing
+from referee.engines.contract import Engine, Hiring, Job, JobState, Observation, Remote
 from referee.errors import HostError
 from referee.freshness import earlier_nodes, of_other_types, used_up
 from referee.ledger import (
     AttemptPlanned,
     AttemptSubmitted,
     CampaignFinished,
-    DispatchStopped,
     EvaluationEnded,
     EvaluationReopened,
     Lease,
-    NodeQuarantined,
     queries,
 )
 from referee.objects import ObjectStore
-from referee.orders import Orders, Purse, longest_first, measured_of, members_of, originals, used_shares
+from referee.orders import Orders, Purse, longest_first, measured_of, members_of, used_shares
 from referee.phases import PhaseData
-from referee.policy import Action, Demand, Dispatch, Finish, Outcome, breaker, decide, node_health, outgrown
+from referee.policy import Action, Demand, Dispatch, Finish, Outcome, decide, outgrown
 from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
 _POLL_SECONDS = 2.0
-_QUARANTINE = "Two host faults in a row, of different evaluations: nothing more is started there until it is released."
 _MOST_REFUSALS = 3
 _NO_WORKER = "No worker of this attempt was found any more."
 
@@ -88,8 +87,7 @@ class Campaign:
         self._cancelled: set[str] = set()
         self._draining = False
         self._refusals = 0
-        self._quarantined: set[str] = set()
-        self._closed: frozenset[str] = frozenset()
+        self._guard = Guard(lease, engine)
         self.stopped_because = ""
 
     # What an operator can ask for
@@ -129,7 +127,7 @@ class Campaign:
         self._take_over()
         self._settle()
         candidates = self._decide()
-        self._guard()
+        self.stopped_because = self.stopped_because or self._guard.look()
         if candidates and not self._draining and not self.stopped_because:
             self._dispatch(candidates)
         if self._jobs:
@@ -238,13 +236,14 @@ class Campaign:
     def _decide(self) -> list[_Candidate]:
         """End the evaluations whose history says so; return those to be dispatched, in order: smoke runs first."""
         candidates = []
-        self._copy()
-        run_instead = self._run_instead()
+        rows = queries.evaluations(self._ledger, self._phase, series=self._series)
+        instead = run_instead(self._challenge, rows, self._orders.wants)
+        self._lease.append(copied(rows, instead))
         histories = queries.histories(self._ledger, self._phase, undecided=True, series=self._series)
         for evaluation, history in histories.items():
             action = self._next(history)
             if isinstance(action, Dispatch):
-                if self._orders.wants(evaluation, smoke=action.smoke) and evaluation not in run_instead:
+                if self._orders.wants(evaluation, smoke=action.smoke) and evaluation not in instead:
                     candidates.append((evaluation, history, action))
                 continue
             ended = [row for row in queries.attempts(self._ledger, evaluation=evaluation) if row.verdict is not None]
@@ -262,66 +261,6 @@ class Campaign:
     def _next(self, history: Sequence[Outcome]) -> Action:
         smoke = self._challenge.smoke.items is not None and not self._probing
         return decide(history, smoke=smoke, once=self._probing)
-
-    def _run_instead(self) -> dict[str, str]:
-        """The evaluations of an image that is run under another submission's name, and that evaluation."""
-        if self._challenge.duplicates == "run_each":
-            return {}
-        rows = queries.evaluations(self._ledger, self._phase, series=self._series)
-        found = originals(rows, self._orders.wants)
-        return {copy: original for copy, original in found.items() if copy != original}
-
-    def _copy(self) -> None:
-        """End the evaluations whose image was run under another submission's name, with what came of it."""
-        rows = {row.evaluation: row for row in queries.evaluations(self._ledger, self._phase, series=self._series)}
-        self._lease.append(
-            [
-                EvaluationEnded(
-                    evaluation=copy,
-                    verdict=verdict,
-                    attempt=rows[original].attempt,
-                    reason=f"The same image as {rows[original].submission}, which was run for both.",
-                    final=rows[original].final,
-                    copied_from=original,
-                )
-                for copy, original in self._run_instead().items()
-                if rows[copy].verdict is None and rows[copy].open_attempt is None
-                if (verdict := rows[original].verdict) is not None
-            ]
-        )
-
-    def _guard(self) -> None:
-        """Keep one bad node, or a fault that spreads, from eating the campaign."""
-        if self.stopped_because:
-            return
-        known = {row.node for row in queries.nodes(self._ledger) if row.quarantined}
-        health = node_health(queries.node_outcomes(self._ledger))
-        sick = sorted(node for node, state in health.items() if state.quarantine and node not in known)
-        for node in sick:
-            self._lease.append([NodeQuarantined(node=node, reason=_QUARANTINE)])
-        quarantined = known | set(sick)
-        fresh = sorted(quarantined - self._quarantined)
-        if fresh and isinstance(self._engine, Quarantining):
-            self._engine.quarantine(fresh)
-        self._quarantined = quarantined
-        self._closed = self._without_nodes()
-        stopped = queries.dispatch_stopped(self._ledger)
-        if stopped is None and (spread := breaker(queries.recent_outcomes(self._ledger))) is not None:
-            stopped = spread
-            self._lease.append([DispatchStopped(reason=spread)])
-        nodes = self._engine.nodes()
-        if not nodes:
-            stopped = stopped or f"The engine {self._engine.name} has no node now."
-        elif quarantined.issuperset(nodes):
-            stopped = stopped or f"{', '.join(sorted(quarantined))}: {_QUARANTINE}"
-        self.stopped_because = stopped or ""
-
-    def _without_nodes(self) -> frozenset[str]:
-        """The machine types of which every node is quarantined."""
-        if not self._quarantined or not isinstance(self._engine, Standing):
-            return frozenset()
-        nodes = {name: set(self._engine.nodes_of(name)) for name in self._engine.machines()}
-        return frozenset(name for name, those in nodes.items() if those and those <= self._quarantined)
 
     def _dispatch(self, candidates: Sequence[_Candidate]) -> None:
         attempts = queries.attempts(self._ledger, phase=self._phase, series=self._series)
@@ -347,7 +286,7 @@ class Campaign:
                     [EvaluationEnded(evaluation=evaluation, verdict=Verdict.UNROUTABLE, reason=found.reason)]
                 )
                 continue
-            if found.machine_type in self._closed:
+            if found.machine_type in self._guard.closed:
                 barred.add(found.machine_type)
                 continue
             if room.get(found.machine_type, 0) <= 0:
@@ -363,10 +302,10 @@ class Campaign:
             used[groups[evaluation], found.machine_type] += not action.smoke
             intent = intended(self._challenge, row, found, engine=self._engine.name, smoke=action.smoke)
             planned.append(intent)
-            specs.append(self._spec(row, intent, action, self._quarantined))
+            specs.append(self._spec(row, intent, action, self._guard.quarantined))
         if not planned:
             if barred and not crowded and not self._jobs:
-                self.stopped_because = f"Every node of {', '.join(sorted(barred))} is quarantined. {_QUARANTINE}"
+                self.stopped_because = self._guard.barred(barred)
             return
         # Intent before action: the plan is in the ledger before any engine hears of it.
         self._lease.append(planned)
@@ -397,7 +336,7 @@ class Campaign:
             return frozenset()
         attempts = queries.attempts(self._ledger)
         evaluations = queries.evaluations(self._ledger, self._phase, series=None)
-        elsewhere = self._quarantined | of_other_types(machine_type, attempts)
+        elsewhere = self._guard.quarantined | of_other_types(machine_type, attempts)
         there = [node for node in self._engine.nodes() if node not in elsewhere]
         return used_up(there, earlier_nodes(row.submission, evaluations, attempts))
 
@@ -465,7 +404,7 @@ class Campaign:
                 outgrown=outgrown(history),
                 among=among,
                 only=self._further.machine_type if self._further is not None else None,
-                closed=self._closed,
+                closed=self._guard.closed,
             )
 
         there = self._engine.machines()
