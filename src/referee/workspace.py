@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from referee.audit import SigningKey
-from referee.challenge import Challenge, MetricChoice, load_challenge
+from referee.challenge import Challenge, MetricChoice, challenge_text, load_challenge, recorded_as
 from referee.digests import digest_of
 from referee.durable import make_once
 from referee.errors import CheckFailedError, ConfigurationError, ConflictError
@@ -138,11 +137,10 @@ class Workspace:
         chosen_metrics(self.challenge.metric)
         events: list[Event] = []
         with self.ledger_or_new() as ledger:
-            content = challenge_text(self.challenge)
-            digest = digest_of(content)
             recorded = queries.challenge(ledger)
-            if recorded is None or recorded.digest != digest:
-                events.append(ChallengeRecorded(digest=digest, content=content))
+            if recorded is None or not recorded_as(recorded.content, self.challenge):
+                content = challenge_text(self.challenge)
+                events.append(ChallengeRecorded(digest=digest_of(content), content=content))
             known = queries.phases(ledger).get(phase)
             labels_digest = labels.digest if labels else None
             if known is not None and queries.scoring(ledger, phase) is not None:
@@ -375,14 +373,3 @@ def refuse_late_seal(ledger: Ledger, phase: str) -> None:
             f"Scores on {phase} could be seen already, so sealing would hide nothing.",
             hint=f"Take `sealed` out of [phases.{phase}] in challenge.toml.",
         )
-
-
-def challenge_text(challenge: Challenge) -> str:
-    """The challenge as JSON, without the place where it lies: what the ledger records.
-
-    Keys stand in the order of the declaration and of the file: which public phase is the last one is told by it.
-    """
-    # Where ledger and objects are kept is nothing that is judged by, and may change while it goes on; so may a cache.
-    kept = challenge.model_dump(mode="json", exclude={"folder", "ledger", "objects"})
-    del kept["engine"]["image_cache"]
-    return json.dumps(kept, separators=(",", ":"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_world import make_campaign
-from referee.challenge import Challenge, EngineChoice, load_challenge
+from referee.challenge import Challenge, EngineChoice, challenge_text, load_challenge
 from referee.cli import main
 from referee.engines.local import from_challenge
 from referee.errors import ConflictError, RefereeError
@@ -19,7 +19,6 @@ from referee.images.model import ImageConfig, ImageLostError, ImageRecord
 from referee.images.pruning import prune
 from referee.images.store import ImageStore
 from referee.objects import ObjectStore
-from referee.workspace import challenge_text
 
 
 def blob(objects: Path, content: bytes) -> str:

@@ -1,6 +1,8 @@
 """Assignment: what fits, at least cost, within bounds, and close to the linear programming bound."""
 
 import itertools
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,10 +89,25 @@ def test_a_small_plan_is_the_best_of_all(seed: int) -> None:
 
 def test_what_cannot_be_kept_is_named() -> None:
     needs = [Need("a", 100, {"t4": 10.0})]
-    with pytest.raises(NoPlanError, match="without the budget"):
+    with pytest.raises(NoPlanError, match=r"^No plan keeps the budget\. Give"):
         assign(needs, OPTIONS, Bounds(budget_usd=100.0))
-    with pytest.raises(NoPlanError, match="without the deadline or without the quotas"):
+    with pytest.raises(NoPlanError, match="the deadline and the quotas together; there is one without the deadline or"):
         assign(needs, OPTIONS, Bounds(deadline_hours=10.0, quotas={"G": 8}))
+    with pytest.raises(NoPlanError, match="the budget, the deadline and the quotas together; nor all but one of them"):
+        assign(needs, OPTIONS, Bounds(deadline_hours=10.0, budget_usd=100.0, quotas={"G": 8}))
+
+
+def test_the_deadline_that_would_do_is_named_and_does() -> None:
+    needs, bounds = [Need("a", 100, {"t4": 10.0})], Bounds(deadline_hours=10.0, quotas={"G": 8})
+    with pytest.raises(NoPlanError) as caught:
+        assign(needs, OPTIONS, bounds)
+    days = int(re.fullmatch(r"About (\d+) days would do; .*", caught.value.hint)[1])  # type: ignore[index] # it matches
+    assert assign(needs, OPTIONS, replace(bounds, deadline_hours=24.0 * (days + 1))).counts
+    with pytest.raises(NoPlanError):
+        assign(needs, OPTIONS, replace(bounds, deadline_hours=24.0 * (days - 2)))
+
+
+def test_what_fits_no_type_is_named() -> None:
     with pytest.raises(ConfigurationError, match="No machine type fits b"):
         assign([Need("b", 1, {})], OPTIONS, Bounds())
 

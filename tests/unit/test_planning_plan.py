@@ -135,10 +135,17 @@ def test_spot_is_used_where_it_saves() -> None:
     assert plan.cost.mid < make_plan("dfdc", "p", pilot(), CLOUD, Wishes(timedelta(days=21))).cost.mid
 
 
+def test_that_nothing_can_be_had_on_spot_capacity_is_said() -> None:
+    wishes = Wishes(timedelta(days=21), spot=LossRate.believed(0.02))
+    own = Catalogue(name="own", offers={n: o.model_copy(update={"spot_price": None}) for n, o in CLOUD.offers.items()})
+    plan = make_plan("d", "p", pilot(), own, wishes)
+    assert any("No machine type here has a spot price" in said for said in plan.warnings)
+
+
 def test_what_cannot_be_promised_is_refused_in_words() -> None:
     with pytest.raises(NoPlanError, match="longer than the deadline"):
         make_plan("dfdc", "p", pilot(), CLOUD, Wishes(timedelta(hours=2)))
-    with pytest.raises(NoPlanError, match="without the budget"):
+    with pytest.raises(NoPlanError, match="keeps the budget"):
         make_plan("dfdc", "p", pilot(), CLOUD, Wishes(budget=Decimal(1000)))
     with pytest.raises(ConfigurationError, match="confidence"):
         Wishes(confidence=1.5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import postgresql_world
+from referee.digests import digest_of
 from referee.errors import ConflictError, LedgerError
-from referee.ledger import RiskAccepted, queries
+from referee.ledger import ChallengeRecorded, RiskAccepted, queries
 from referee.workspace import Workspace
 
 TEXT = 'name = "small"\n[phases.test]\ndata = "data"\nvisibility = "private"\n'
@@ -85,3 +87,20 @@ def test_where_it_is_kept_is_not_part_of_what_is_judged_by(folder: Path, postgre
         _, events = workspace.record("test")
         digests.append(next(event.digest for event in events if event.kind == "challenge.recorded"))
     assert digests[0] == digests[1]
+
+
+def test_a_later_version_that_knows_more_keys_does_not_record_an_unchanged_challenge_anew(folder: Path) -> None:
+    workspace = declare(folder, None)
+    _, events = workspace.record("test")
+    (first,) = [event for event in events if isinstance(event, ChallengeRecorded)]
+    known_then = json.loads(first.content)
+    del known_then["duplicates"], known_then["limits"]["least_cpus"]
+    text = json.dumps(known_then, separators=(",", ":"))
+    with workspace.ledger_or_new() as ledger:
+        ledger.append([ChallengeRecorded(digest=digest_of(text), content=text)])
+    _, events = workspace.record("test")
+    assert not [event for event in events if isinstance(event, ChallengeRecorded)]
+    toml = folder / "challenge.toml"
+    toml.write_text('duplicates = "run_once"\n' + toml.read_text())
+    _, events = Workspace.open(folder).record("test")
+    assert [event for event in events if isinstance(event, ChallengeRecorded)]

@@ -9,6 +9,7 @@
 | `places` | `[ledger]`, `[objects]`: where things are kept |
 | `whole` | all of them together |
 | `section` | (what every section is) |
+| `record` | (as the ledger records it) |
 | `loading` | (reading the file, and saying what is wrong in it) |
 """
 
@@ -16,6 +17,7 @@ from referee.challenge.contract import PRESETS, Contract, Limits, Phase, Predict
 from referee.challenge.engines import AwsChoice, EngineChoice, SlurmChoice, SlurmMachine, SmokeChoice
 from referee.challenge.loading import load_challenge
 from referee.challenge.machines import SPOT, MachineType, markets
+from referee.challenge.record import challenge_text, recorded_as
 from referee.challenge.scoring import MetricChoice, Reduction, ReproductionChoice, UncertaintyChoice
 from referee.challenge.section import Frozen
 from referee.challenge.whole import FILE_NAME, Challenge
@@ -40,6 +42,8 @@ __all__ = [
     "SlurmMachine",
     "SmokeChoice",
     "UncertaintyChoice",
+    "challenge_text",
     "load_challenge",
     "markets",
+    "recorded_as",
 ]

@@ -148,7 +148,7 @@ def assign(needs: Sequence[Need], options: Sequence[Option], bounds: Bounds) -> 
     program = _program(needs, options, bounds)
     relaxed = _solve(program, integer=False)
     if relaxed is None:
-        raise NoPlanError(_obstacle(needs, options, bounds), hint="Give it more time, money, quota or other machines.")
+        raise _obstacle(needs, options, bounds)
     total = float(program.counts.sum())
     exact = total <= _EXACT_UP_TO
     chosen = _solve(program, integer=True) if exact else _rounded(program, relaxed)
@@ -297,20 +297,41 @@ def _assignment(
     return Assignment(counts, float(program.usd @ np.round(chosen)), bound, hours, exact)
 
 
-def _obstacle(needs: Sequence[Need], options: Sequence[Option], bounds: Bounds) -> str:
+def _obstacle(needs: Sequence[Need], options: Sequence[Option], bounds: Bounds) -> NoPlanError:
+    """What stands in the way, of the bounds that were set, and what would do."""
     without = {
-        "the budget": replace(bounds, budget_usd=None),
-        "the deadline": replace(bounds, deadline_hours=None),
-        "the quotas": replace(bounds, quotas=None),
+        "budget": replace(bounds, budget_usd=None),
+        "deadline": replace(bounds, deadline_hours=None),
+        "quotas": replace(bounds, quotas=None),
     }
-    guilty = [
-        name
-        for name, loosened in without.items()
-        if loosened != bounds and _solve(_program(needs, options, loosened), integer=False) is not None
-    ]
-    if not guilty:
-        return "No plan keeps deadline, budget and quotas, not even without one of them."
-    return f"No plan keeps deadline, budget and quotas; there is one without {' or without '.join(guilty)}."
+    bound = [name for name, loosened in without.items() if loosened != bounds]
+    guilty = [name for name in bound if _feasible(needs, options, without[name])]
+    said = f"No plan keeps the {', the '.join(bound[:-1])} and the {bound[-1]} together; "
+    said += f"there is one without the {' or without the '.join(guilty)}." if guilty else "nor all but one of them."
+    if len(bound) == 1:
+        said = f"No plan keeps the {bound[0]}."
+    hint = "Give it more time, money, quota or other machines."
+    if "deadline" in guilty:
+        hint = f"About {_duration(_first_deadline(needs, options, bounds))} would do; or more machines, quota or money."
+    return NoPlanError(said, hint=hint)
+
+
+def _feasible(needs: Sequence[Need], options: Sequence[Option], bounds: Bounds) -> bool:
+    return _solve(_program(needs, options, bounds), integer=False) is not None
+
+
+def _first_deadline(needs: Sequence[Need], options: Sequence[Option], bounds: Bounds) -> float:
+    """Hours of the first deadline that can be kept, a little above it; there is one without any."""
+    low = high = bounds.deadline_hours or 1.0
+    while not _feasible(needs, options, replace(bounds, deadline_hours=high)):
+        low, high = high, 2 * high
+    while high > 1.02 * low:
+        middle = (low * high) ** 0.5
+        if _feasible(needs, options, replace(bounds, deadline_hours=middle)):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 @dataclass(frozen=True, slots=True)

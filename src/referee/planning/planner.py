@@ -297,6 +297,8 @@ class _Planner:
         ]
         if in_budget is not None and in_budget < self.wishes.confidence:
             said.append(f"The budget holds with a probability of {in_budget:.0%} only.")
+        if self.wishes.spot is not None and all(offer.spot_price is None for offer in self.offers.values()):
+            said.append("No machine type here has a spot price: everything is on demand.")
         unsaid = [name for name, offer in self.offers.items() if offer.alone and offer.boot is None]
         if unsaid:
             said.append(
