@@ -15,7 +15,7 @@ from campaign_world import Stage, ok
 
 from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
-from referee.engines.contract import Job
+from referee.engines.contract import Job, SilentError
 from referee.engines.memory import Faults, Play
 from referee.errors import HostError, ObjectStoreError
 from referee.ledger import Ledger, NodeQuarantined, SeriesStarted, SubmissionRuled, queries
@@ -206,22 +206,45 @@ def test_an_engine_that_answers_neither_a_submission_nor_where_it_went_is_asked_
     assert not campaign.stopped_because
 
 
-def test_an_engine_that_never_answers_stops_the_dispatch_with_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "most"), [(HostError, 5), (SilentError, 600)])
+def test_an_engine_that_refuses_stops_the_dispatch_soon_and_one_that_is_silent_after_a_quarter_of_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[HostError], most: int
 ) -> None:
     stage = Stage(tmp_path, count=2)
     engine = stage.engine(slots=2)
     stage.run(engine, steps=1)
+    asked = []
 
     def silent(_about: object) -> list[Job]:
-        raise HostError("The engine does not answer.", hint="Is the network there?")
+        asked.append(len(asked))
+        raise error("The engine says no word.", hint="Is the network there?")
 
-    monkeypatch.setattr(engine, "adopt", silent)
-    campaign = stage.run(engine, steps=20)
-    assert "does not answer" in campaign.stopped_because
-    monkeypatch.undo()
+    with monkeypatch.context() as outage:
+        outage.setattr(engine, "adopt", silent)
+        campaign = stage.run(engine, steps=most)
+        assert "says no word" in campaign.stopped_because
+        assert most / 20 < len(asked) < most / 4 or most < 20  # ever more rarely
     stage.run(engine)
     assert stage.verdicts() == {Verdict.OK: 2}
+
+
+def test_an_outage_of_some_minutes_needs_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, count=4)
+    engine = stage.engine(slots=2)
+    answers, passes = engine.submit, []
+
+    def unanswered(specs: Any) -> list[Job]:
+        if len(passes) < 150:  # of two seconds
+            raise SilentError("No word.", hint="Is the network there?")
+        return answers(specs)
+
+    monkeypatch.setattr(engine, "submit", unanswered)
+    monkeypatch.setattr(engine, "wait", lambda seconds, wait=engine.wait: (passes.append(0), wait(seconds))[1])
+    campaign = stage.run(engine)
+    assert not campaign.stopped_because
+    assert campaign.trouble == ""
+    assert stage.verdicts() == {Verdict.OK: 4}
+    assert {len(stage.attempts()), sum(engine.executed.values())} == {4}
 
 
 def test_an_engine_without_any_node_is_said_to_have_none(tmp_path: Path) -> None:

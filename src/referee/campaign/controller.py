@@ -11,6 +11,7 @@ from referee.campaign.copies import copied, run_instead
 from referee.campaign.guard import Guard
 from referee.campaign.intents import intended, specified, store_specs, stored_spec
 from referee.campaign.markets import open_markets
+from referee.campaign.patience import Patience
 from referee.campaign.requests import to_be_held, to_be_requested
 from referee.campaign.settlement import ended, fenced, result_of
 from referee.campaign.spending import beside_usd
@@ -35,7 +36,6 @@ from referee.routing import NoRoute, Route, route
 from referee.verdicts import Verdict
 
 _POLL_SECONDS = 2.0
-_MOST_REFUSALS = 3
 _NO_WORKER = "No worker of this attempt was found any more."
 
 
@@ -86,7 +86,7 @@ class Campaign:
         self._jobs: dict[str, Job] = {}
         self._cancelled: set[str] = set()
         self._draining = False
-        self._refusals = 0
+        self._patience = Patience(engine.name)
         self._guard = Guard(lease, engine)
         self.stopped_because = ""
 
@@ -101,6 +101,11 @@ class Campaign:
         self._draining = True
         self._cancelled |= set(self._jobs)
         self._engine.cancel(list(self._jobs.values()))
+
+    @property
+    def trouble(self) -> str:
+        """What the engine refused or left unanswered of late; empty if nothing."""
+        return self._patience.trouble
 
     # The loop
 
@@ -124,11 +129,12 @@ class Campaign:
 
     def step(self) -> bool:
         """One pass: settle what ended, decide, dispatch. Returns whether there is anything left to wait for."""
+        self._patience.next_pass()
         self._take_over()
         self._settle()
         candidates = self._decide()
         self.stopped_because = self.stopped_because or self._guard.look()
-        if candidates and not self._draining and not self.stopped_because:
+        if candidates and not self._draining and not self.stopped_because and not self._patience.waits:
             self._dispatch(candidates)
         if self._jobs:
             return True
@@ -170,13 +176,15 @@ class Campaign:
         """Find the jobs of open attempts that this controller does not follow: after a crash, or a lost reply."""
         rows = {row.attempt: row for row in queries.open_attempts(self._ledger, self._phase, series=self._series)}
         unknown = [name for name in rows if name not in self._jobs]
-        if not unknown:
+        if not unknown or self._patience.waits:
             return
         try:
             adopted = self._engine.adopt(unknown)
         except HostError as error:
-            self._count_refusal(error)
+            self._refused(error)
             return
+        if adopted:
+            self._patience.answered()
         self._note_submitted([job for job in adopted if rows[job.attempt].handle is None])
         self._jobs |= {job.attempt: job for job in adopted}
         left = [rows[name] for name in unknown if name not in self._jobs]
@@ -373,16 +381,15 @@ class Campaign:
             jobs = self._engine.submit(specs)
         except HostError as error:
             # The reply may be lost and the jobs may run: the next pass asks the engine which of them it has.
-            self._count_refusal(error)
+            self._refused(error)
             return
-        self._refusals = 0
+        self._patience.took()
         self._note_submitted(jobs)
         self._jobs |= {job.attempt: job for job in jobs}
 
-    def _count_refusal(self, error: HostError) -> None:
-        self._refusals += 1
-        if self._refusals >= _MOST_REFUSALS:
-            self.stopped_because = f"The engine {self._engine.name} refused {self._refusals} times. {error}"
+    def _refused(self, error: HostError) -> None:
+        self._patience.failed(error)
+        self.stopped_because = self.stopped_because or self._patience.over
 
     def _note_submitted(self, jobs: Sequence[Job]) -> None:
         if jobs:

@@ -170,7 +170,7 @@ def evaluate(
     try:
         campaign = Campaign(challenge, lease, engine, workspace.objects, data, phase, orders, series=series, held=held)
         with _handling_signals(campaign), _Board(ledger, phase, series.series if series else "") as board:
-            refresh = _telling(engine, board.refresh)
+            refresh = _telling(engine, campaign, board.refresh)
             campaign.run(refresh if series else _watching(challenge, ledger, phase, refresh))
         say_what_is_up(engine)
     finally:
@@ -192,7 +192,7 @@ def say_what_is_up(engine: Engine) -> None:
         screen.note("None of the machines is up any more.")
 
 
-def _telling(engine: Engine, refresh: Callable[[], None]) -> Callable[[], None]:
+def _telling(engine: Engine, campaign: Campaign, refresh: Callable[[], None]) -> Callable[[], None]:
     """After each pass of the controller: also what keeps the work on other machines from going on, when it is new."""
     if not isinstance(engine, Remote):
         return refresh
@@ -200,7 +200,7 @@ def _telling(engine: Engine, refresh: Callable[[], None]) -> Callable[[], None]:
 
     def look() -> None:
         refresh()
-        for trouble in engine.troubles():
+        for trouble in filter(None, (*engine.troubles(), campaign.trouble)):
             subject = re.sub(r"\d\S*", "", trouble)  # how many jobs, for how long: a new number is nothing new
             if subject not in told:
                 told.add(subject)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from referee.engines.contract import SilentError
 from referee.errors import ConfigurationError, HostError
 
 MOST_DESCRIBED = 100  # DescribeJobs takes no more
@@ -25,7 +26,7 @@ _LONGEST_PAUSE_SECONDS = 20.0
 MESSAGES = 10  # SQS gives no more in one answer
 
 
-class UnansweredError(HostError):
+class UnansweredError(SilentError):
     """AWS did not answer, or refused for now. What was asked may have been done nevertheless."""
 
 

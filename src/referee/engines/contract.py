@@ -15,8 +15,13 @@ from typing import Protocol, runtime_checkable
 from referee.attempts import AttemptSpec
 from referee.challenge import MachineType
 from referee.engines.machine_lives import MachineLife
+from referee.errors import HostError
 from referee.phases import PhaseData
 from referee.verdicts import Verdict
+
+
+class SilentError(HostError):
+    """The engine did not answer: what was asked for may have been done or not, and may be asked for again."""
 
 
 class JobState(StrEnum):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from referee.attempts import AttemptResult, AttemptSpec, Measurements
 from referee.challenge import MachineType
-from referee.engines.contract import Capacity, Job, JobState, Observation
+from referee.engines.contract import Capacity, Job, JobState, Observation, SilentError
 from referee.errors import HostError
 from referee.objects import AlreadyExistsError, ObjectStore
 from referee.verdicts import Verdict
@@ -182,7 +182,8 @@ class MemoryEngine:
         """Take the attempts.
 
         Raises:
-            HostError: if the machine type is unknown, or by chance (`Faults.lose_reply`) after all were taken.
+            HostError: if the machine type is unknown.
+            SilentError: by chance (`Faults.lose_reply`), after all were taken.
         """
         lost = False
         for spec in specs:
@@ -195,7 +196,7 @@ class MemoryEngine:
             lost = lost or (spec.attempt not in self.executed and chance.random() < self._faults.lose_reply)
         self._fill()
         if lost:
-            raise HostError("The engine's reply was lost.", hint="Ask it what it took.")
+            raise SilentError("The engine's reply was lost.", hint="Ask it what it took.")
         return [Job(spec.attempt, f"memory/{spec.attempt}") for spec in specs]
 
     def observe(self, jobs: Sequence[Job]) -> list[Observation]:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from referee.engines.contract import SilentError
 from referee.engines.slurm_states import Child
 from referee.errors import HostError
 
@@ -34,7 +35,7 @@ _FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "NodeList", "Name", "RestartCnt
 _FORMAT = ",".join(f"{field}:.|" for field in _FIELDS)
 
 
-class SlurmSilentError(HostError):
+class SlurmSilentError(SilentError):
     """slurmctld did not answer: nothing is known, and what was asked for may or may not have been done."""
 
 
