@@ -310,10 +310,15 @@ def test_the_bill_s_last_row_is_the_sum_of_those_above_it() -> None:
     rows = [evaluation("s-a"), evaluation("s-b")]
     probe = replace(attempt(rows[0]), attempt="s-a.private_test.probe-1.1", evaluation="s-a.private_test.probe-1")
     board = leaderboard("private_test", METRICS, rows, [score("s-a", 0.5), score("s-b", 0.6)])
-    attempts = [*map(attempt, rows), probe]
+    again = replace(
+        attempt(rows[1]), attempt="s-b.private_test.reproduction-1.1", evaluation="s-b.private_test.reproduction-1"
+    )
+    other = replace(attempt(rows[1]), attempt="s-b.public_test.1", evaluation="s-b.public_test")
+    attempts = [*map(attempt, rows), probe, again, other]
     text = Page(render_report(report_data(challenge(), board, evaluations=rows, attempts=attempts, as_of=WHEN))).text
     told = re.findall(r"\b(local|all) (\d+) ", text[text.index("The bill") : text.index("Of these hours")])
-    assert told == [("local", "3"), ("all", "3")]
+    assert told == [("local", "4"), ("all", "4")]
+    assert re.search(r"further runs, beside the official ones: probe 1 \(.* hours, .*\); reproduction 1 \(", text)
 
 
 def test_nothing_run_yet_is_a_report_too() -> None:

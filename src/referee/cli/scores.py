@@ -239,7 +239,6 @@ def report(
     """Write one self-contained HTML file: the board, pictures, runtimes, failures by cause, the bill."""
     # Imported here: drawing takes a second to load, which no other command should wait for.
     from referee.prospects.hindsight import hindsight  # noqa: PLC0415 - see above
-    from referee.prospects.probing import probe_attempts  # noqa: PLC0415 - see above
     from referee.report import render_report, report_data  # noqa: PLC0415 - see above
 
     workspace = Workspace.open(challenge)
@@ -252,7 +251,7 @@ def report(
             workspace.challenge,
             board,
             evaluations=queries.evaluations(ledger, board.phase),
-            attempts=(*queries.attempts(ledger, phase=board.phase), *probe_attempts(ledger, board.phase)),
+            attempts=queries.attempts(ledger),
             as_of=queries.last_event_time(ledger),
             facts=[
                 ("ledger head", ledger.head().hash),

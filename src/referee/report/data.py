@@ -61,7 +61,8 @@ class ReportData:
         attempts: that were made for them.
         runs: one for each evaluation that has ended and was measured.
         failures: by verdict, the most frequent first.
-        bill: what it cost.
+        bill: what it cost, further runs (the pilot's probes, reproduction, rejudging, confirmation) among it.
+        further: by purpose, attempts and bill of these.
         machine_bill: what the engine's machines cost over their lives, for all phases; None where it hires none.
         wall_limit: the challenge's limit of wall time, on the reference machine.
         memory_limit_bytes: the challenge's limit of memory.
@@ -84,6 +85,7 @@ class ReportData:
     runs: tuple[Run, ...]
     failures: tuple[Failure, ...]
     bill: Bill
+    further: dict[str, Bill]
     wall_limit: timedelta
     memory_limit_bytes: int
     facts: tuple[tuple[str, str], ...] = ()
@@ -130,8 +132,7 @@ def report_data(
     names = {row.evaluation for row in mine}
     rested_on = {row.attempt for row in mine}  # after a rejudging, a further run's
     tried = [row for row in attempts if row.evaluation in names or row.attempt in rested_on]
-    # The pilot's probes bear no result, but cost money; they are called like the official run, with a series behind.
-    probes = [row for row in attempts if f".{board.phase}.probe-" in row.evaluation]
+    further = [row for row in attempts if f".{board.phase}." in row.evaluation and row.attempt not in rested_on]
     return ReportData(
         title=challenge.title or challenge.name,
         phase=board.phase,
@@ -143,7 +144,8 @@ def report_data(
         attempts=len(tried),
         runs=_runs(mine, tried),
         failures=_failures(mine, tried),
-        bill=bill((*tried, *probes), markets(challenge.machines)),
+        bill=bill((*tried, *further), markets(challenge.machines)),
+        further=_further(further, challenge),
         wall_limit=challenge.limits.wall_time,
         memory_limit_bytes=challenge.limits.memory,
         facts=tuple(facts),
@@ -154,6 +156,15 @@ def report_data(
         review=review or Review(),
         machine_bill=machine_bill,
     )
+
+
+def _further(attempts: Sequence[AttemptRow], challenge: Challenge) -> dict[str, Bill]:
+    # A further run is called like the official one, with its series behind, which is called by its purpose.
+    purposes = {row.attempt: row.evaluation.rsplit(".", 1)[1].split("-", 1)[0] for row in attempts}
+    return {
+        purpose: bill([row for row in attempts if purposes[row.attempt] == purpose], markets(challenge.machines))
+        for purpose in sorted(set(purposes.values()))
+    }
 
 
 def _runs(evaluations: Sequence[EvaluationRow], attempts: Sequence[AttemptRow]) -> tuple[Run, ...]:
