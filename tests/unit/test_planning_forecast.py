@@ -7,7 +7,7 @@ from scipy import stats
 from referee.errors import ConfigurationError
 from referee.planning.forecast import Stratum, forecast, half_width_after
 from referee.planning.interval import Part, total_law
-from referee.planning.pilot import allocate, choose_pilot, dispatch_order, pilot_count, with_public_runtimes
+from referee.planning.pilot import allocate, draw_in_bands, pilot_count, with_public_runtimes
 from referee.planning.runtime import Runtimes
 from referee.planning.simulation import Pool, simulate
 
@@ -116,15 +116,13 @@ def test_a_pool_without_machines_is_an_error_that_says_so() -> None:
         forecast([Stratum("gpu", 9, "t4", 0.5, ended(np.array([1.0, 2.0])))], {})
 
 
-def test_a_pilot_is_the_same_for_the_same_seed_and_takes_some_of_every_kind() -> None:
-    strata = {"gpu": [f"g{i}" for i in range(3528)], "cpu": [f"c{i}" for i in range(672)]}
-    pilot = choose_pilot(strata, 84, seed=1)
-    assert {kind: len(chosen) for kind, chosen in pilot.items()} == {"gpu": 64, "cpu": 20}
-    assert pilot == choose_pilot({k: v[::-1] for k, v in strata.items()}, 84, seed=1)
-    assert pilot != choose_pilot(strata, 84, seed=2)
-    order = dispatch_order(strata["cpu"], pilot["cpu"], seed=1)
-    assert order[:20] == pilot["cpu"]
-    assert sorted(order) == sorted(strata["cpu"])
+def test_a_pilot_takes_some_of_every_kind_and_is_the_same_for_the_same_seed() -> None:
+    assert allocate({"gpu": 3528, "cpu": 672}, 84) == {"gpu": 64, "cpu": 20}
+    unknown = dict.fromkeys(f"c{i}" for i in range(672))
+    drawn = draw_in_bands(unknown, 20, seed=1)
+    assert len(set(drawn)) == 20
+    assert drawn == draw_in_bands(dict(reversed(unknown.items())), 20, seed=1)
+    assert drawn != draw_in_bands(unknown, 20, seed=2)
 
 
 @pytest.mark.parametrize("sizes", [{"a": 3, "b": 100}, {"a": 1, "b": 1}, {"a": 7}, {"a": 40, "b": 40, "c": 2}])

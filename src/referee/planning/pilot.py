@@ -61,15 +61,6 @@ def allocate(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return result
 
 
-def choose_pilot(strata: Mapping[str, Sequence[str]], count: int, seed: int) -> dict[str, list[str]]:
-    """The evaluations of the pilot by stratum, drawn without replacement; the same for the same seed."""
-    wanted = allocate({name: len(members) for name, members in strata.items()}, count)
-    return {
-        name: random.Random(f"{seed}:{name}").sample(sorted(members), wanted[name])  # noqa: S311 - no secret
-        for name, members in strata.items()
-    }
-
-
 def in_bands(seconds: Mapping[str, float | None], bands: int = 4) -> dict[str, list[str]]:
     """Members of a stratum in bands of equal size by a known length, such as the public runtime; the unknown apart.
 
@@ -97,13 +88,6 @@ def draw_in_bands(seconds: Mapping[str, float | None], count: int, seed: int) ->
         for place, name in enumerate(members)
     ]
     return [name for _, name in sorted(places)[:count]]
-
-
-def dispatch_order(members: Sequence[str], pilot: Sequence[str], seed: int) -> list[str]:
-    """The pilot first, then all others in random order, so that whatever has started is a random sample."""
-    rest = sorted(set(members) - set(pilot))
-    random.Random(f"{seed}:order").shuffle(rest)  # noqa: S311 - no secret
-    return [*pilot, *rest]
 
 
 def with_public_runtimes(hours: Floats, public: Floats, public_mean: float, size: int, weight: float = 1.0) -> Part:
