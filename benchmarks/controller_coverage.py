@@ -107,7 +107,7 @@ def in_kernel(number: int, seed: int) -> dict[str, dict[str, float]]:
     """The same campaigns in the kernel, in the controller's order of dispatch: it must give the same figures."""
     rng = np.random.default_rng(seed)
     order = list(range(EVALUATIONS))
-    # As `campaign.dispatch_order` does with one kind and the challenge's default seed.
+    # As `orders.dispatch_order` does with one kind and the challenge's default seed.
     random.Random(0).shuffle(order)  # noqa: S311 - an order, not a secret
     lengths = np.minimum(rng.lognormal(1.8, 0.8, (number, EVALUATIONS)), LIMIT_SECONDS)[:, order]
     ran = simulate(Pool(NODES, 1.0), lengths, trace=True)
