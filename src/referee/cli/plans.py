@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,14 +96,8 @@ def pilot(
     if probe is None:
         probe = probing.worth_it(workspace.challenge, there, drawn_kinds)
     most = drawing.most_that_it_costs(workspace.challenge, there, len(chosen))
-    probes, probes_most = probing.most_that_probes_cost(workspace.challenge, there, drawn_kinds, files)
     if most:
-        also = (
-            f", and at most {probes} probes of a few files for at most ${probes_most:,.2f}" if probe and probes else ""
-        )
-        if to_smoke:
-            smoke_most = drawing.most_that_smoke_costs(workspace.challenge, there, to_smoke)
-            also += f", and {len(to_smoke)} smoke runs for at most ${smoke_most:,.2f}, if each took as long as it may"
+        also = _also_costs(workspace.challenge, drawn_kinds if probe else [], files, to_smoke)
         screen.confirm(f"A pilot of {len(chosen)} submissions, which costs at most ${most:,.2f}{also}. Run it?", yes)
     refuse_unfit_host(workspace)
     with workspace.ledger() as ledger, ledger.lead() as lease:
@@ -129,6 +124,20 @@ def pilot(
     screen.note(f"{done} of the pilot's {len(chosen)} have ended. {stopped}")
     screen.note(f"Go on with: referee pilot --phase {name}")
     return INTERRUPTED
+
+
+def _also_costs(challenge: Challenge, probed: Sequence[str], files: int, to_smoke: Mapping[str, str]) -> str:
+    """What comes on top of a pilot's full runs, in words: probes of these kinds, and smoke runs."""
+    from referee.prospects import drawing, fleet, probing  # noqa: PLC0415 - brings scipy, which few commands need
+
+    there, said = fleet.machine_types(challenge), ""
+    probes, most = probing.most_that_probes_cost(challenge, there, probed, files)
+    if probes:
+        said = f", and at most {probes} probes of a few files for at most ${most:,.2f}"
+    if to_smoke:
+        most = drawing.most_that_smoke_costs(challenge, there, to_smoke)
+        said += f", and {len(to_smoke)} smoke runs for at most ${most:,.2f}, if each took as long as it may"
+    return said
 
 
 def _to_smoke(workspace: Workspace, phase: str) -> dict[str, str]:
