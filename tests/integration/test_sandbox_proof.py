@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +16,7 @@ import pytest
 
 from bundle_changes import all_devices, allow, no_filter, put, without_namespace
 from referee.errors import UnsafeHostError
-from referee.sandbox import box, enclosed, examine_host, mounts, prove_host, stage
+from referee.sandbox import box, cgroups, enclosed, examine_host, mounts, prove_host, stage
 from referee.sandbox import proof as proof_module
 from referee.sandbox.conformance import EXCESSES, Listeners, Suite
 from referee.sandbox.judging import judge_excesses, judge_inside
@@ -47,6 +51,33 @@ def test_a_proof_is_taken_from_this_boot_and_made_anew_when_it_no_longer_fits(
     (tmp_path / "proofs/runc.json").write_text("{broken")
     prove_host(tmp_path)
     assert len(made) == 3
+
+
+def test_a_proof_waits_for_the_death_of_a_killed_one_before_it_clears_up(tmp_path: Path) -> None:
+    """As long as something holds a sandbox, its cgroups are known from its folder alone."""
+    sandbox = tmp_path / "suite-killed" / "box"
+    sandbox.mkdir(parents=True)
+    group = cgroups.locate().hierarchies[0].own / f"{cgroups.PREFIX}1-killedproof"
+    group.mkdir()
+    (sandbox / box.LEAF_NAME).write_text(json.dumps([str(group)]))
+    holding = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holding, str(sandbox / box.LOCK_NAME)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as suite:
+        try:
+            assert suite.stdout is not None
+            suite.stdout.readline()
+            death = threading.Timer(0.5, suite.kill)
+            death.start()
+            proof_module._clear(tmp_path / "suite-killed")
+        finally:
+            suite.kill()
+            left = group.exists()
+            with contextlib.suppress(FileNotFoundError):
+                group.rmdir()
+    assert not left
+    assert not (tmp_path / "suite-killed").exists()
 
 
 def test_a_broken_promise_stops_unless_it_is_accepted_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from typing import Any
 
 from referee.boot import boot_id
 from referee.errors import HostError, UnsafeHostError
+from referee.sandbox.box import LOCK_NAME
 from referee.sandbox.levels import runtime_of
 from referee.sandbox.policy import Level, known_level
 from referee.sandbox.promise import Promise
 from referee.sandbox.sweep import sweep
 
 _SUITE_SECONDS = 120
+_DEATH_SECONDS = 10.0
 _CANARY = "REFEREE_PROOF_CANARY"
 
 
@@ -115,10 +118,26 @@ def _read(place: Path, key: str, accepted: tuple[str, ...]) -> HostProof | None:
     return proof if proof.key == key else None
 
 
-def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> HostProof:
-    for left in folder.glob("suite-*"):  # of a suite that was killed: the lock on proofs is ours
+def _clear(left: Path) -> None:
+    """Remove what a killed proof left.
+
+    Its suite is a process of its own, which ends a moment later, or goes on where only its parent was killed. As long
+    as it holds a sandbox, the folder stays: the sandbox's cgroups are known from there alone.
+    """
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while True:
         sweep(left)
-        shutil.rmtree(left)
+        if not any(left.rglob(LOCK_NAME)):
+            shutil.rmtree(left, ignore_errors=True)  # a suite that goes on may still make something there
+            return
+        if time.monotonic() > deadline:
+            return  # for the next proof
+        time.sleep(0.05)
+
+
+def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> HostProof:
+    for left in folder.glob("suite-*"):  # of a proof that was killed: the lock on proofs is ours
+        _clear(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix="suite-") as name:
         # A process of its own: the suite forks and changes namespaces, which a program with threads must not.
         command = [sys.executable, "-m", "referee.sandbox.conformance", name, level]
