@@ -80,6 +80,29 @@ def test_a_proof_waits_for_the_death_of_a_killed_one_before_it_clears_up(tmp_pat
     assert not (tmp_path / "suite-killed").exists()
 
 
+def test_a_proof_that_is_told_to_stop_leaves_no_cgroup(tmp_path: Path) -> None:
+    """Whoever is told to stop while a proof is made kills its suite in the midst of a sandbox."""
+    stopping = (
+        "import pathlib, signal, sys; from referee.sandbox import prove_host\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "prove_host(pathlib.Path(sys.argv[1]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", stopping, str(tmp_path)]) as worker:
+        groups: list[Path] = []
+        while worker.poll() is None and not any(group.exists() for group in groups):
+            for record in tmp_path.rglob(box.LEAF_NAME):
+                with contextlib.suppress(OSError, ValueError):
+                    groups = [Path(path) for path in json.loads(record.read_bytes())]
+        worker.terminate()
+        assert worker.wait() == 3
+    assert groups
+    left = [group for group in groups if group.exists()]
+    for group in left:
+        group.rmdir()
+    assert left == []
+    assert list((tmp_path / "proofs").glob("suite-*")) == []
+
+
 def test_a_broken_promise_stops_unless_it_is_accepted_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = (
         proof_module.Promise("no_network", held=False, seen="it answered", mend="Pull the plug."),

@@ -7,6 +7,7 @@ of our own); the rest is what the probe saw, and the probe is ours.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -126,7 +127,8 @@ def _clear(left: Path) -> None:
     """
     deadline = time.monotonic() + _DEATH_SECONDS
     while True:
-        sweep(left)
+        with contextlib.suppress(OSError):  # cgroups that would not go yet
+            sweep(left)
         if not any(left.rglob(LOCK_NAME)):
             shutil.rmtree(left, ignore_errors=True)  # a suite that goes on may still make something there
             return
@@ -138,7 +140,8 @@ def _clear(left: Path) -> None:
 def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> HostProof:
     for left in folder.glob("suite-*"):  # of a proof that was killed: the lock on proofs is ours
         _clear(left)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="suite-") as name:
+    name = tempfile.mkdtemp(dir=folder, prefix="suite-")
+    try:
         # A process of its own: the suite forks and changes namespaces, which a program with threads must not.
         command = [sys.executable, "-m", "referee.sandbox.conformance", name, level]
         environment = os.environ | {_CANARY: "must not be seen"}
@@ -148,6 +151,9 @@ def _prove(folder: Path, level: Level, key: str, accepted: tuple[str, ...]) -> H
             raise UnsafeHostError(
                 f"The sandbox's proof did not end within {_SUITE_SECONDS} s.", hint="Look at the machine's load."
             ) from error
+    finally:
+        # Whoever is told to stop here kills the suite, whose sandboxes' cgroups are then known from that folder alone.
+        _clear(Path(name))
     try:
         said = json.loads(done.stdout)
         checks = tuple(Promise(**check) for check in said["checks"])
