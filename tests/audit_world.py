@@ -188,3 +188,16 @@ def opened(folder: Path) -> tuple[Workspace, Ledger]:
     """The challenge in `folder` and its ledger; close the ledger."""
     workspace = Workspace.open(folder)
     return workspace, workspace.ledger()
+
+
+def named(number: int, name: str) -> tuple[SubmissionImported, Identity]:
+    """A further submission under its blind id, and the name behind it."""
+    who = Identity.new(f"s-{number:06}", f"t-{number}", name, name)
+    event = SubmissionImported(
+        submission=who.submission,
+        team=who.team,
+        submission_kind="cpu",
+        image=f"sha256:{number:064x}",
+        identity_commitment=who.commitment,
+    )
+    return event, who

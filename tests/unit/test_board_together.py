@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit_world import PHASES, _run, make_campaign, opened
+from audit_world import PHASES, _run, make_campaign, named, opened
 from referee import rejudgings
 from referee.audit import verify_bundle
 from referee.cli import main
 from referee.errors import ConfigurationError
-from referee.ledger import EvaluationHeld, Identity, Ledger, SubmissionImported, SubmissionRefused, queries
+from referee.ledger import EvaluationHeld, Identity, Ledger, SubmissionRefused, queries
 from referee.publication import write_bundle_of
 from referee.rulings import Ruling
 from referee.scoring.rejudging import Selection
@@ -38,21 +38,9 @@ def metric(folder: Path, line: str) -> None:
     path.write_text(f"{before}[metric]\n{line}\n[uncertainty]\nreplicates = 200\n")
 
 
-def named(number: int) -> tuple[SubmissionImported, Identity]:
-    who = Identity.new(f"s-{number:06}", f"t-{number}", f"entry {number}", f"Team {number}")
-    event = SubmissionImported(
-        submission=who.submission,
-        team=who.team,
-        submission_kind="cpu",
-        image=f"sha256:{number:064x}",
-        identity_commitment=who.commitment,
-    )
-    return event, who
-
-
 def another_result(workspace: Workspace, ledger: Ledger, number: int, values: list[float]) -> None:
     """A further submission that runs on the private phase, with these predictions for all files by turns."""
-    event, who = named(number)
+    event, who = named(number, f"Team {number}")
     ledger.append([event], identities=[who])
     data = workspace.record(PHASE)[0]
     predictions = [values[place % len(values)] for place in range(len(data.names))]
@@ -98,7 +86,7 @@ def test_everything_at_once_is_one_board_that_an_auditor_gets_too(folder: Path, 
             identity_commitment=who.commitment,
         )
         ledger.append([refused], identities=[who])
-        event, who = named(40)
+        event, who = named(40, "Team 40")
         ledger.append([event], identities=[who])
         with ledger.lead(host="a-host") as lease:
             lease.append([EvaluationHeld(submission="s-000040", phase=PHASE, reason="It did not reproduce.")])

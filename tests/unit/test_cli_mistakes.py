@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from audit_world import make_campaign, opened
+from audit_world import make_campaign, named, opened
 from referee.challenge import MetricChoice
 from referee.cli import main, screen
 from referee.cli.participants import _scores
 from referee.errors import ConfigurationError
-from referee.ledger import Identity, SubmissionImported, SubmissionRefused
+from referee.ledger import Identity, SubmissionRefused
 from referee.predictions import Labels
 
 PHASE = "private_test"
@@ -36,18 +36,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "challenge")
-
-
-def named(number: int, name: str) -> tuple[SubmissionImported, Identity]:
-    who = Identity.new(f"s-{number:06}", f"t-{number}", name, name)
-    event = SubmissionImported(
-        submission=who.submission,
-        team=who.team,
-        submission_kind="cpu",
-        image=f"sha256:{number:064x}",
-        identity_commitment=who.commitment,
-    )
-    return event, who
 
 
 MISTAKES = [
